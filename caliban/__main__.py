@@ -1,0 +1,7 @@
+"""Entry point of `python -m caliban`."""
+
+import sys
+
+from caliban.main import main
+
+sys.exit(main())

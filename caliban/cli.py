@@ -1,0 +1,223 @@
+"""The table of commands, and the way from argv to the one that is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from caliban import __version__
+from caliban.errors import UsageError
+
+# name -> what it does, in one line. Each is a module of caliban.commands.
+COMMANDS: Mapping[str, str] = {
+    "build": "Build the image that `run` would use, and print its id.",
+    "run": "Run code in a container on this machine, once or for every experiment of a sweep.",
+    "status": "Show jobs and what became of them.",
+}
+
+DESCRIPTION = "Run research code, unchanged, in containers, and keep a record of every job."
+
+# The values of these options may begin with a dash, which argparse takes for another option.
+_DASHED_VALUES = ("--docker_run_args",)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses a command line and runs the command that it names.
+
+    Args:
+      argv: the arguments without the program's name.
+
+    Returns:
+      The command's exit code.
+
+    Raises:
+      SystemExit: by argparse, for --help (0) and wrong usage (2).
+      UsageError: for wrong usage that argparse can't see.
+    """
+    own, script_args = split_at_dashes(argv)
+    own = _join_dashed_values(expand_flagfiles(own))
+    name = next((word for word in own if word in COMMANDS), "")
+    command = importlib.import_module(f"caliban.commands.{name}") if name else None
+    fast = _parser(HelpfulParser, name, command)
+    if "--helpfull" in own or _has_unknown_options(own, fast, name):
+        return _run_with_absl(own, script_args, name, command)
+    return _dispatch(_parse(fast, own, name), script_args)
+
+
+def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits at the first "--": caliban's own arguments, and those of the user's code."""
+    words = list(argv)
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def expand_flagfiles(words: Sequence[str], within: tuple[str, ...] = ()) -> list[str]:
+    """Puts the lines of `--flagfile FILE` in its place; a flagfile may name others.
+
+    A line is read as a shell reads it: `--name value`, `--name=value`, quotes where a value has
+    spaces. As in absl, `--name=several words` needs none, and lines that start with # or // are
+    comments.
+
+    Raises:
+      UsageError: a file cannot be read, or is included in itself.
+    """
+    expanded: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, path = word.partition("=")
+        if flag not in ("--flagfile", "-flagfile"):
+            expanded.append(word)
+            continue
+        if not equals:
+            path = next(rest, "")
+        if not path:
+            raise UsageError("--flagfile needs the name of a file")
+        if path in within:
+            raise UsageError(f"flagfile {path} includes itself: {' -> '.join((*within, path))}")
+        expanded += expand_flagfiles(_flagfile_words(path), (*within, path))
+    return expanded
+
+
+def _flagfile_words(path: str) -> list[str]:
+    import shlex
+
+    words: list[str] = []
+    try:
+        lines = Path(path).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read flagfile {path}: {error}") from None
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith(("#", "//")):
+            continue
+        try:
+            parts = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{path}:{number}: {error}: {line}") from None
+        is_one_flag = "=" in parts[0] and parts[0].startswith("-")
+        words += [line] if is_one_flag and len(parts) > 1 else parts
+    return words
+
+
+class HelpfulParser(argparse.ArgumentParser):
+    """A parser that knows absl's flags by name only, because importing absl costs more than help.
+
+    The command line is parsed again with absl's own parser as soon as one of its flags is used.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.add_argument("--helpfull", action="store_true", help="show full help message and exit")
+
+
+def _parser(
+    parser_class: type[argparse.ArgumentParser], name: str, command: ModuleType | None
+) -> argparse.ArgumentParser:
+    """The parser for a command line whose command is known: only that one's flags are defined."""
+    parser = parser_class(
+        prog="caliban",
+        description=DESCRIPTION,
+        epilog="`caliban COMMAND --help` tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="{" + ",".join(COMMANDS) + "}", required=True, title="commands"
+    )
+    for each, summary in COMMANDS.items():
+        child = commands.add_parser(each, help=summary, description=summary)
+        if command is not None and each == name:
+            child.formatter_class = argparse.RawDescriptionHelpFormatter
+            child.description = command.__doc__
+            command.add_arguments(child)
+            child.set_defaults(run=command.run)
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str], name: str) -> argparse.Namespace:
+    """Parses; an unknown flag is answered with the usage of the command it was given to."""
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        import difflib
+
+        command = _command_parser(parser, name)
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], _options(command), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
+def _command_parser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """The parser of one command within the whole."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+            found: argparse.ArgumentParser = action.choices[name]
+            return found
+    return parser
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _has_unknown_options(words: Sequence[str], parser: argparse.ArgumentParser, name: str) -> bool:
+    """Whether a word looks like an option that is not ours, and may therefore be absl's."""
+    known = {*_options(parser), *_options(_command_parser(parser, name))}
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--") and not any(each.startswith(option) for each in known):
+            return True
+        if option[:1] == "-" and option[1:2].isalpha() and option[:2] not in known:
+            return True
+    return False
+
+
+def _join_dashed_values(words: Sequence[str]) -> list[str]:
+    """Writes `--docker_run_args "-v a:b"` as `--docker_run_args=-v a:b`."""
+    joined: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in _DASHED_VALUES and (value := next(rest, None)) is not None:
+            joined.append(f"{word}={value}")
+        else:
+            joined.append(word)
+    return joined
+
+
+def _run_with_absl(
+    own: Sequence[str], script_args: Sequence[str], name: str, command: ModuleType | None
+) -> int:
+    """Parses with absl's flags as well, and runs under absl, which makes them work (--pdb)."""
+    from absl import app
+    from absl.flags import argparse_flags
+
+    parser = _parser(argparse_flags.ArgumentParser, name, command)
+    args = _parse(parser, own, name)
+    try:
+        app.run(
+            lambda _: _dispatch(args, script_args), argv=["caliban"], flags_parser=lambda argv: argv
+        )
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+def _dispatch(args: argparse.Namespace, script_args: Sequence[str]) -> int:
+    stray = getattr(args, "stray", [])
+    if stray:
+        words = " ".join(stray)
+        before = f"caliban {args.command} {words} {args.module}"
+        after = f"caliban {args.command} {args.module} -- {words}"
+        raise UsageError(
+            f"'{words}' stands after the module, but not after '--'",
+            f"Flags of caliban go before the module:      {before}\n"
+            f"Arguments of your own code go after a '--':  {after}",
+        )
+    if script_args and not hasattr(args, "module"):
+        raise UsageError(f"'caliban {args.command}' takes no arguments after '--'")
+    args.script_args = tuple(script_args)
+    code: int = args.run(args)
+    return code

@@ -1,0 +1,72 @@
+"""The errors that a user sees. Only `main` catches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class CalibanError(Exception):
+    """Something failed that the user can read about and act on.
+
+    Attributes:
+      message: what happened, and where.
+      hint: what to do about it; empty when the message says it all.
+      exit_code: what the process exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CalibanError):
+    """Flags, a configuration or an experiment file ask for something that cannot be."""
+
+    exit_code = 2
+
+
+class EngineError(CalibanError):
+    """The Docker engine is not there, or refused what was asked of it."""
+
+
+class BuildError(CalibanError):
+    """An image could not be built."""
+
+
+class HistoryError(CalibanError):
+    """The history database cannot be opened, read or written."""
+
+
+class Problems:
+    """Collects usage errors, so that the user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[UsageError] = []
+
+    def attempt(self, action: Callable[[], T], otherwise: T) -> T:
+        """Calls `action`; if it raises a UsageError, keeps that and returns `otherwise`."""
+        try:
+            return action()
+        except UsageError as error:
+            self._found.append(error)
+            return otherwise
+
+    def check(self) -> None:
+        """Raises what was found, as one error.
+
+        Raises:
+          UsageError: something was found.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            lines = [f"{len(self._found)} problems:"]
+            for error in self._found:
+                lines += [f"- {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+            raise UsageError("\n".join(lines))

@@ -1,0 +1,185 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caliban import config as config_module
+from caliban import terminal
+from caliban.config import Config
+from caliban.errors import Problems
+from caliban.model import module
+from caliban.model.image import ImagePlan, Mode
+
+if TYPE_CHECKING:
+    from caliban.docker.identity import Credentials
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides the image: `Namespace.nogpu, cloud_key, extras, no_cache`."""
+    parser.add_argument("--nogpu", action="store_true", help="Disable GPU mode and force CPU-only.")
+    parser.add_argument(
+        "--cloud_key",
+        metavar="FILE",
+        help="Google Cloud service account key that the job uses (default: the file that "
+        "$GOOGLE_APPLICATION_CREDENTIALS names). It is mounted read-only at run time, never "
+        "copied into an image.",
+    )
+    parser.add_argument(
+        "-e",
+        "--extras",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="Optional dependency set of setup.py or pyproject.toml to install, besides 'cpu' or "
+        "'gpu'. May be given several times.",
+    )
+    parser.add_argument(
+        "--no_cache",
+        "--no-cache",
+        action="store_true",
+        help="Build the image from scratch, without layers of earlier builds.",
+    )
+
+
+def add_code_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is executed: `Namespace.module, dir, stray`, and script_args from behind the `--`."""
+    parser.add_argument(
+        "-d",
+        "--dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="Extra directory to copy into the image; may be given several times. List large ones "
+        "first, so that a change in a small one rebuilds little.",
+    )
+    parser.add_argument(
+        "module",
+        help="Code to execute: 'trainer.train' runs as a Python module, 'trainer/train.py' as a "
+        "Python script, and any other file by bash.",
+    )
+    through = parser.add_argument_group("pass-through arguments")
+    through.add_argument(
+        "stray",
+        nargs=argparse.REMAINDER,
+        metavar="-- YOUR_ARGS",
+        help="Everything after '--' is passed to your code, untouched.",
+    )
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which jobs there are: `Namespace.experiment_config, xgroup, dry_run`."""
+    parser.add_argument(
+        "--experiment_config",
+        metavar="FILE",
+        help="Experiment file (JSON with comments, or YAML) that is expanded into one job for "
+        "each combination of values; 'stdin' reads it from standard input.",
+    )
+    parser.add_argument(
+        "--xgroup",
+        metavar="NAME",
+        help="Experiment group that the jobs belong to, new or existing (default: a new one).",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Only print what would be run: no image is built, nothing is recorded.",
+    )
+
+
+def add_container_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a local container is run: `Namespace.image_id, docker_run_args`."""
+    parser.add_argument(
+        "--image_id",
+        metavar="IMAGE",
+        help="Image of the local engine to use as it is; nothing is built.",
+    )
+    parser.add_argument(
+        "--docker_run_args",
+        metavar="ARGS",
+        default="",
+        help="Arguments for `docker run`, in one string that is split as a shell splits it.",
+    )
+
+
+def user_name() -> str:
+    """Who is running caliban; the number of the account where it has no name."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """What the image arguments, the environment and the project's files come to.
+
+    Attributes:
+      config: the project's .calibanconfig.json.
+      mode: CPU or GPU.
+      plan: what the image holds.
+      credentials: those that the containers get.
+    """
+
+    config: Config
+    mode: Mode
+    plan: ImagePlan
+    credentials: Credentials
+
+
+def image_choice(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
+    """Reads the arguments of add_image_arguments and add_code_arguments.
+
+    Args:
+      args: the parsed command line.
+      problems: where what is wrong is collected.
+
+    Returns:
+      The choice; None if `problems` has something now.
+    """
+    from caliban.docker import identity, project
+
+    directory = Path.cwd()
+    config = problems.attempt(lambda: config_module.load(directory), Config())
+    mode = Mode.CPU if args.nogpu else config.default_mode or Mode.GPU
+    code = problems.attempt(lambda: module.find(args.module, directory), None)
+    key = config_module.choose(
+        args.cloud_key,
+        os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"),
+        config.gcloud.cloud_key,
+        "",
+    )
+    credentials = problems.attempt(
+        lambda: identity.credentials(key, os.environ), identity.Credentials()
+    )
+    planned = problems.attempt(
+        lambda: project.plan(
+            directory,
+            mode,
+            config.base_image(mode, os.environ),
+            code,
+            extras=args.extras,
+            apt_packages=config.apt_packages.get(mode, ()),
+            directories=args.dir,
+        ),
+        None,
+    )
+    if planned is None or code is None:
+        return None
+    plan, warnings = planned
+    for each in (*warnings, *config.unused):
+        terminal.warn(each)
+    return ImageChoice(config, mode, plan, credentials)
+
+
+def natural_number(text: str) -> int:
+    """An argparse type: 0, 1, 2, ..."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
+    return int(text)

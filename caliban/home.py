@@ -1,0 +1,47 @@
+"""The user's own folder of caliban, ~/.caliban, which nobody else can read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from caliban.errors import CalibanError
+
+
+def path(*names: str) -> Path:
+    """A path inside ~/.caliban, whether it exists or not."""
+    return Path("~/.caliban").expanduser().joinpath(*names)
+
+
+def directory(*names: str) -> Path:
+    """A folder inside ~/.caliban, made if it is not there.
+
+    Raises:
+      CalibanError: it cannot be made.
+    """
+    folder = path(*names)
+    try:
+        for each in (*reversed(folder.parents), folder):
+            if not each.exists():
+                each.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise CalibanError(
+            f"cannot make the folder {folder}: {error.strerror}",
+            "caliban keeps its records there. Make your home directory writable, or set HOME.",
+        ) from None
+    return folder
+
+
+def write_private(file: Path, content: str) -> None:
+    """Replaces a file's content at once; from its first byte on only the user can read it.
+
+    Raises:
+      CalibanError: it cannot be written.
+    """
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        partial.touch(mode=0o600)
+        partial.write_text(content)
+        partial.replace(file)
+    except OSError as error:
+        raise CalibanError(f"cannot write {file}: {error.strerror}") from None

@@ -1,0 +1,113 @@
+"""The command `caliban`: the one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from caliban.errors import CalibanError
+
+INTERRUPTED = 130
+BUG = 3
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one caliban command.
+
+    Args:
+      argv: arguments without the program's name; the process's own by default.
+
+    Returns:
+      The exit code: 0 all done, 1 a job or a build failed, 2 wrong usage or configuration, 3 a bug
+      in caliban, 130 interrupted.
+    """
+    from caliban import cli
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded("caliban", lambda: cli.run(arguments))
+
+
+def guarded(program: str, action: Callable[[], int]) -> int:
+    """Runs an action and turns whatever it raises into a message and an exit code.
+
+    Args:
+      program: name that the message starts with.
+      action: what to do; returns the exit code.
+    """
+    try:
+        with _terminable():
+            code = action()
+            sys.stdout.flush()
+            return code
+    except CalibanError as error:
+        _report(program, error.message, error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _report(program, "interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, `| head` for one. Python would complain again when it
+        # flushes stdout at exit; there is nobody left to read that either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the boundary: what arrives here is a bug
+        _report_bug(program, error)
+        return BUG
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the program the way ^C does, everything cleaned up."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) == signal.SIG_DFL
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _report(program: str, message: str, hint: str = "") -> None:
+    from caliban import terminal
+
+    # What was printed before comes first, also where both streams go to one place.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    terminal.note(f"{terminal.paint(f'{program}: error:', 'red', sys.stderr)} {message}")
+    if hint:
+        terminal.note(hint)
+
+
+def _report_bug(program: str, error: Exception) -> None:
+    """Keeps the traceback in a file and names it: a user can send it, and need not read it."""
+    import datetime
+    import traceback
+
+    from caliban import home
+
+    lines = ["".join(traceback.format_exception(error)), f"argv: {sys.argv}\n", sys.version, "\n"]
+    when = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    message = f"this is a bug in {program}: {type(error).__name__}: {error}"
+    try:
+        path = home.directory() / f"crash-{when}-{os.getpid()}.txt"
+        home.write_private(path, "".join(lines))
+    except CalibanError:
+        _report(program, message, "".join(lines))
+    else:
+        _report(program, message, f"Details are in {path}. Please report it with that file.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

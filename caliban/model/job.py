@@ -1,0 +1,131 @@
+"""A job: what is wanted, what will be sent, how to find it again, and what became of it."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from caliban.model.experiment import Experiment
+
+
+class Status(enum.Enum):
+    """Where a job stands.
+
+    UNKNOWN means "could not ask just now": it is never final, and never overwrites what is known.
+    """
+
+    SUBMITTED = "SUBMITTED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended, so that its status never changes again."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.STOPPED)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One job of a launch, before a platform has put it in its own words.
+
+    Attributes:
+      uid: unique among all jobs ever; the platform's name or label of the job is made from it, so
+        that submitting twice is seen.
+      experiment: the arguments and parameters of the job.
+      image: reference or id of the image to run.
+      group: name of the experiment group.
+      index: place of the job in its launch, from 0.
+    """
+
+    uid: str
+    experiment: Experiment
+    image: str
+    group: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Exactly what will be sent to a platform, as plain JSON: printed, stored, sent and compared.
+
+    Attributes:
+      platform: name of the backend, "local" for one.
+      target: which of the platform's places: an engine, a cluster, a project.
+      payload: the request itself.
+    """
+
+    platform: str
+    target: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """How to find a submitted job again: its id within a platform's target."""
+
+    platform: str
+    target: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a job.
+
+    Attributes:
+      status: where it stands.
+      exit_code: of its process; None while it runs, or when there never was one.
+      reason: why it ended so, for people: "exit code 3", "out of memory"; empty after success.
+      started: when its process started (UTC), if it did.
+      finished: when it ended (UTC), if it did.
+    """
+
+    status: Status
+    exit_code: int | None = None
+    reason: str = ""
+    started: datetime.datetime | None = None
+    finished: datetime.datetime | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the history, with all that `status` shows of it.
+
+    Attributes:
+      id: number of the job in this history.
+      uid: see JobRequest; rows that caliban 0.4 wrote have one made from their id.
+      user: who launched it.
+      group: name of its experiment group.
+      experiment_id: number of its experiment; an experiment that is run again has several jobs.
+      experiment: its arguments and parameters.
+      container_spec_id: number of the image plan it was built from.
+      container_spec: that image plan as JSON.
+      submission: what was sent.
+      handle: how to find it; None for rows that caliban 0.4 wrote.
+      image: the image that it runs, or ran.
+      outcome: what is known of it.
+      owner: the process that launched it, see process.identity(); empty when none is needed.
+      created: when it was written down (UTC).
+    """
+
+    id: int
+    uid: str
+    user: str
+    group: str
+    experiment_id: int
+    experiment: Experiment
+    container_spec_id: int
+    container_spec: Mapping[str, Any]
+    submission: Submission
+    handle: Handle | None
+    image: str
+    outcome: Outcome
+    owner: str
+    created: datetime.datetime
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,163 @@
+"""The only module that starts other programs, and the one that tells processes apart."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeAlias
+
+from caliban.errors import CalibanError
+
+PIPE = subprocess.PIPE
+Child: TypeAlias = subprocess.Popen[bytes]
+Pipe: TypeAlias = IO[bytes] | None
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended.
+
+    Attributes:
+      exit_code: of the program; -N when signal N ended it.
+      stdout: what it wrote there.
+      stderr: what it wrote there.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """Runs a program to its end, without standard input, and keeps what it printed.
+
+    Args:
+      command: program and arguments.
+      environment: variables on top of this process's own.
+
+    Raises:
+      CalibanError: there is no such program.
+    """
+    with start(command, environment=environment) as child:
+        stdout, stderr = child.communicate()
+    return Completed(
+        child.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    )
+
+
+@contextmanager
+def start(
+    command: Sequence[str],
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+    merge_stderr: bool = False,
+) -> Iterator[Child]:
+    """Starts a program in a session of its own; on leaving, it has ended and its pipes are closed.
+
+    The session keeps a ^C of the terminal for caliban alone, which then ends the program in order.
+
+    Args:
+      command: program and arguments.
+      stdin: file that it reads, or subprocess.PIPE; nothing by default.
+      environment: variables on top of this process's own.
+      merge_stderr: whether its stderr goes where its stdout goes.
+
+    Raises:
+      CalibanError: there is no such program.
+    """
+    child = spawn(command, stdin, environment, merge_stderr)
+    try:
+        yield child
+    finally:
+        close(child)
+
+
+def spawn(
+    command: Sequence[str],
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+    merge_stderr: bool = False,
+) -> Child:
+    """As `start`, for a program that outlives the caller's block; end it with `close`."""
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_stderr else subprocess.PIPE,
+            env={**os.environ, **environment} if environment else None,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise CalibanError(
+            f"the program '{command[0]}' is not installed, or not on PATH",
+            f"It was needed for: {shlex.join(command)}",
+        ) from None
+    except OSError as error:
+        raise CalibanError(f"cannot start {shlex.join(command)}: {error.strerror}") from None
+
+
+def leave(command: Sequence[str]) -> None:
+    """Starts a program that goes on by itself and whose output nobody needs."""
+    subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def close(child: Child) -> None:
+    """Ends a spawned program, if it still runs, and closes its pipes."""
+    if child.poll() is None:
+        child.terminate()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue  # what was still buffered has no reader any more
+    child.wait()
+
+
+def find(program: str) -> str | None:
+    """Where a program is, if it is on PATH."""
+    return shutil.which(program)
+
+
+def identity() -> str:
+    """Names this process among all that ever ran on all machines: host, pid and start time."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}/{pid}/{_start_time(pid)}"
+
+
+def is_alive(owner: str) -> bool | None:
+    """Whether the process that `identity` named still runs; None when this machine can't tell."""
+    host, _, rest = owner.partition("/")
+    pid, _, started = rest.partition("/")
+    if host != socket.gethostname() or not pid.isdigit():
+        return None
+    now = _start_time(int(pid))
+    return bool(now) and now == started
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in a form that only serves for comparison; "" if there is none."""
+    try:
+        # Field 22 of /proc/PID/stat (man 5 proc), counted after the name, which may hold spaces.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    return run(["ps", "-o", "lstart=", "-p", str(pid)]).stdout.strip()

@@ -1,0 +1,1 @@
+"""Files that are copied into images or shipped as data."""

@@ -1,0 +1,164 @@
+"""What people see: notes on stderr, results on stdout, colour, a progress bar, JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
+
+
+def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """Colours text where `stream` (stdout by default) is a terminal that wants it.
+
+    NO_COLOR (https://no-color.org) turns colour off, FORCE_COLOR turns it on.
+    """
+    stream = stream or sys.stdout
+    if os.environ.get("NO_COLOR"):
+        wanted = False
+    else:
+        wanted = bool(os.environ.get("FORCE_COLOR")) or (
+            stream.isatty() and os.environ.get("TERM") != "dumb"
+        )
+    return f"\033[{_COLOURS[colour]}m{text}\033[0m" if wanted else text
+
+
+def note(text: str, colour: str = "") -> None:
+    """Tells the user something that is not the result: a line on stderr."""
+    print(paint(text, colour, sys.stderr) if colour else text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def warn(text: str) -> None:
+    """A note about something that may not be as the user thinks."""
+    note(f"{paint('warning:', 'yellow', sys.stderr)} {text}")
+
+
+def result(text: str) -> None:
+    """Prints what the user asked for: a line on stdout."""
+    print(text)  # noqa: T201
+
+
+def result_json(value: Any) -> None:
+    """Prints a result for programs: indented JSON on stdout."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lays out rows of cells as lines with aligned columns, two spaces between them."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+class Folded:
+    """Shows the output of a long program on stderr: whole where it is kept, one line on a terminal.
+
+    On a terminal the line is rewritten in place, and only what went wrong stays to be read.
+
+    Attributes:
+      recent: the last lines since the program began its current step.
+    """
+
+    _KEPT = 200
+
+    def __init__(self) -> None:
+        self.recent: list[str] = []
+        self._step = ""
+        self._folds = sys.stderr.isatty()
+
+    def step(self, name: str) -> None:
+        """The program begins another step."""
+        self._step = name
+        self.recent.clear()
+
+    def line(self, text: str) -> None:
+        """The program has printed a line."""
+        self.recent = [*self.recent[-self._KEPT :], text]
+        if not self._folds:
+            note(text)
+            return
+        import shutil
+
+        width = shutil.get_terminal_size().columns - 1
+        shown = f"  {self._step}  {text.strip()}" if self._step else f"  {text.strip()}"
+        sys.stderr.write("\r\033[K" + paint(shown.expandtabs(1)[:width], "dim", sys.stderr))
+        sys.stderr.flush()
+
+    def end(self, failed: bool) -> None:
+        """The program has ended; if it failed, the lines of its last step are shown."""
+        if self._folds:
+            sys.stderr.write("\r\033[K")
+            for line in self.recent if failed else ():
+                note(line)
+
+
+class Output:
+    """Passes jobs' output on unchanged, with a bar that counts jobs below it on a terminal.
+
+    A job's own tqdm bar redraws the line it is on, and so does ours. Ours is therefore drawn only
+    while the cursor stands at the start of a line, and wiped before a job's bytes are written.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._shown = False
+        self._at_line_start = True
+        if total > 1 and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, unit="job", desc="jobs", leave=False, dynamic_ncols=True, delay=1e9
+            )
+
+    def write(self, stream: TextIO, data: bytes) -> None:
+        """Writes a job's bytes to stdout or stderr at once."""
+        self.hide()
+        stream.flush()
+        buffer = stream.buffer
+        buffer.write(data)
+        buffer.flush()
+        if stream.isatty() and data:
+            self._at_line_start = data.endswith(b"\n")
+
+    def note(self, text: str, colour: str = "") -> None:
+        """A line of caliban's own between the jobs' lines."""
+        self.hide()
+        if not self._at_line_start:
+            sys.stderr.write("\n")
+            self._at_line_start = True
+        note(text, colour)
+
+    def advance(self) -> None:
+        """Counts one job as done."""
+        if self._bar is not None:
+            self._bar.update()
+        self.idle()
+
+    def idle(self) -> None:
+        """Shows the bar, if the cursor is where it may be drawn."""
+        if self._bar is not None and self._at_line_start:
+            self._bar.refresh()
+            self._shown = True
+
+    def hide(self) -> None:
+        """Wipes the bar off the screen until `idle`."""
+        if self._bar is not None and self._shown:
+            self._bar.clear()
+            self._shown = False
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self.hide()
+            self._bar.close()
