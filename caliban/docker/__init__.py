@@ -1,0 +1,1 @@
+"""Images and containers: Dockerfiles, build contexts, builds, the engine."""

@@ -1,0 +1,185 @@
+"""Containers of the local engine: started, watched, asked for their outcome, removed."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import selectors
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from caliban import process
+from caliban.docker.engine import Engine
+from caliban.model.job import Outcome, Status
+
+# Label of every container that runs a job; its value is the job's uid.
+UID_LABEL = "caliban.uid"
+
+STDOUT, STDERR = 1, 2
+
+# How often something that waits looks up, in seconds.
+_TICK = 0.2
+
+
+class Containers:
+    """The containers of jobs on one engine, each found by its name.
+
+    `docker run` starts them, because it understands every argument that a user may pass through;
+    all else goes over the engine's API, which needs no new process.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> process.Child:
+        """Starts a container.
+
+        Args:
+          command: a `docker run` that stays in the foreground.
+          environment: variables for `docker run`, which passes on those that its --env names.
+        """
+        return process.spawn(command, environment=environment)
+
+    def follow(
+        self,
+        child: process.Child,
+        name: str,
+        write: Callable[[int, bytes], None],
+        tick: Callable[[], None],
+    ) -> Outcome:
+        """Passes a container's output on until the container has ended.
+
+        Args:
+          child: what `start` returned.
+          name: name of the container.
+          write: called with STDOUT or STDERR and the bytes, as they arrive.
+          tick: called between two pieces of output and while there is none.
+        """
+        _pump(child, write, tick)
+        process.close(child)
+        outcome = self.outcomes([name]).get(name)
+        while outcome is not None and not outcome.status.is_final:
+            # `docker run` has gone before the container: something ended it, or the engine
+            # restarted and let its containers live.
+            _sleep(tick)
+            outcome = self.outcomes([name]).get(name)
+        if outcome is not None:
+            return outcome
+        # The container was never made, or removed itself (--rm): `docker run` knows all there is.
+        return _outcome_of_exit(child.returncode)
+
+    def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]:
+        """What became of containers; those that the engine doesn't know are missing.
+
+        Raises:
+          EngineError: the engine doesn't answer.
+        """
+        from docker.errors import NotFound
+
+        found: dict[str, Outcome] = {}
+        for name in names:
+            with self._engine.errors(f"asking for the container {name}"):
+                try:
+                    state = self._engine.client.inspect_container(name)["State"]
+                except NotFound:
+                    continue
+                found[name] = _outcome(state)
+        return found
+
+    def stop(self, name: str, kill: bool = False) -> None:
+        """Asks a container to end, without waiting: by SIGTERM, and 10 s later by SIGKILL.
+
+        Args:
+          name: name of the container; it is no error if there is none.
+          kill: whether to use SIGKILL at once.
+        """
+        # The CLI does the waiting, so that the caller can go on reading the container's output.
+        verb = ["kill"] if kill else ["stop", "-t", "10"]
+        process.leave(["docker", *verb, name])
+
+    def remove(self, name: str) -> None:
+        """Removes a container with its anonymous volumes; it is no error if there is none."""
+        from docker.errors import NotFound
+
+        with self._engine.errors(f"removing the container {name}"):
+            try:
+                self._engine.client.remove_container(name, v=True, force=True)
+            except NotFound:
+                return
+
+    def logs(self, name: str, follow: bool = False) -> Iterator[bytes]:
+        """What a container has printed, both streams in the order of their lines."""
+        with self._engine.errors(f"reading the output of the container {name}"):
+            yield from self._engine.client.logs(name, stream=True, follow=follow)
+
+
+def _pump(
+    child: process.Child, write: Callable[[int, bytes], None], tick: Callable[[], None]
+) -> None:
+    """Reads a program's stdout and stderr, until both are closed."""
+    with selectors.DefaultSelector() as selector:
+        for number, pipe in ((STDOUT, child.stdout), (STDERR, child.stderr)):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ, number)
+        while selector.get_map():
+            for key, _ in selector.select(_TICK):
+                data = os.read(key.fd, 1 << 16)
+                if data:
+                    write(key.data, data)
+                else:
+                    selector.unregister(key.fileobj)
+            tick()
+
+
+def _sleep(tick: Callable[[], None]) -> None:
+    import time
+
+    time.sleep(_TICK)
+    tick()
+
+
+def _outcome(state: Mapping[str, Any]) -> Outcome:
+    """Reads the State of `docker inspect`."""
+    phase, code = state.get("Status"), int(state.get("ExitCode", 0))
+    started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
+    if phase == "created":
+        if state.get("Error"):
+            return Outcome(Status.FAILED, code or 1, _first_line(state["Error"]))
+        return Outcome(Status.SUBMITTED)
+    if phase not in ("exited", "dead"):
+        return Outcome(Status.RUNNING, started=started)
+    if state.get("OOMKilled"):
+        return Outcome(Status.FAILED, code, "out of memory", started, finished)
+    status, reason = _meaning(code)
+    return Outcome(status, code, reason, started, finished)
+
+
+def _outcome_of_exit(code: int) -> Outcome:
+    """The outcome when only the exit code of `docker run` is known (125: it failed itself)."""
+    if code == 125:
+        return Outcome(Status.FAILED, code, "docker run failed")
+    status, reason = _meaning(code)
+    return Outcome(status, code, reason)
+
+
+def _meaning(code: int) -> tuple[Status, str]:
+    if code == 0:
+        return Status.SUCCEEDED, ""
+    if 128 < code <= 128 + signal.NSIG:
+        try:
+            return Status.FAILED, f"signal {code - 128} ({signal.Signals(code - 128).name})"
+        except ValueError:
+            pass
+    return Status.FAILED, f"exit code {code}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    """Reads the engine's time, in which the year 1 means never."""
+    if not text or text.startswith("0001"):
+        return None
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)

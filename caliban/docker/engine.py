@@ -1,0 +1,155 @@
+"""The Docker engine that the `docker` program talks to, reached by its API."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from caliban import process
+from caliban.errors import EngineError
+
+if TYPE_CHECKING:
+    from docker import APIClient
+    from docker.tls import TLSConfig
+
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+
+class Engine:
+    """An engine; it is contacted when it is first asked something.
+
+    Attributes:
+      host: its address: $DOCKER_HOST, that of the current docker context, or the default socket.
+    """
+
+    def __init__(self) -> None:
+        self.host = os.environ.get("DOCKER_HOST") or _context_host() or _DEFAULT_HOST
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine sees this machine's files, so that they can be mounted."""
+        return self.host.startswith(("unix://", "npipe://"))
+
+    @functools.cached_property
+    def client(self) -> APIClient:
+        """The connection.
+
+        Raises:
+          EngineError: no engine answers.
+        """
+        from docker import APIClient
+        from docker.errors import DockerException
+
+        tls: TLSConfig | bool = False
+        if os.environ.get("DOCKER_TLS_VERIFY"):
+            from docker.utils import kwargs_from_env
+
+            tls = kwargs_from_env().get("tls", False)
+        try:
+            return APIClient(
+                base_url=self.host,
+                version="auto",
+                timeout=60,
+                tls=tls,
+                use_ssh_client=self.host.startswith("ssh://"),
+            )
+        except DockerException as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> EngineError:
+        if "Permission denied" in str(error) or "PermissionError" in str(error):
+            return EngineError(
+                f"you may not use the Docker engine at {self.host} (permission denied)",
+                "Add yourself to the group 'docker' (sudo usermod -a -G docker $USER) and log in "
+                "again.",
+            )
+        return EngineError(
+            f"no Docker engine answers at {self.host}",
+            "Start Docker (Docker Desktop on a Mac; 'sudo systemctl start docker' on Linux), or "
+            "install it: https://docs.docker.com/engine/install/",
+        )
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Turns failures of the engine's API into an EngineError that says what was being done."""
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except APIError as error:
+            raise EngineError(f"the Docker engine failed at {doing}: {error.explanation}") from None
+        except (DockerException, RequestException) as error:
+            raise EngineError(
+                f"the Docker engine at {self.host} stopped answering while {doing}: {error}",
+                "Check it with 'docker info'.",
+            ) from None
+
+    def image_id(self, reference: str) -> str | None:
+        """The id ("sha256:...") of an image that the engine has; None if it hasn't."""
+        from docker.errors import ImageNotFound
+
+        with self.errors(f"looking up the image {reference}"):
+            try:
+                found = self.client.inspect_image(reference)  # type: ignore[no-untyped-call]
+            except ImageNotFound:
+                return None
+        return str(found["Id"])
+
+    def info(self) -> dict[str, Any]:
+        """What the engine says of itself (`docker info`)."""
+        with self.errors("asking the engine for its properties"):
+            answer: dict[str, Any] = self.client.info()
+        return answer
+
+    def check_gpus(self) -> None:
+        """Makes sure that the engine can give a container GPUs.
+
+        Raises:
+          EngineError: it cannot; the message says which part is missing.
+        """
+        info = self.info()
+        if "nvidia" in info.get("Runtimes", {}):
+            return
+        devices = info.get("DiscoveredDevices") or []
+        if any("nvidia.com/gpu" in str(device.get("ID", "")) for device in devices):
+            return
+        hint = 'Pass --nogpu to use the CPU, or set "default_mode": "cpu" in .calibanconfig.json.'
+        if process.find("nvidia-smi") is None and self.is_local:
+            raise EngineError("this machine has no NVIDIA GPU, or no driver for it", hint)
+        if process.find("nvidia-container-runtime-hook") is None:
+            raise EngineError(
+                "the Docker engine cannot give a container a GPU: the NVIDIA Container Toolkit is "
+                "not installed",
+                hint,
+            )
+
+
+def _context_host() -> str:
+    """Address of the engine that `docker context use` chose; "" for the default one."""
+    name = os.environ.get("DOCKER_CONTEXT") or _configured_context()
+    if name in ("", "default"):
+        return ""
+    from docker.context import ContextAPI
+
+    context = ContextAPI.get_context(name)
+    if context is None:
+        raise EngineError(
+            f"there is no docker context '{name}'", "'docker context ls' lists those that exist."
+        )
+    return str(context.Host or "")
+
+
+def _configured_context() -> str:
+    import json
+    from pathlib import Path
+
+    folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
+    try:
+        content = json.loads(Path(folder, "config.json").expanduser().read_text())
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("currentContext", "")) if isinstance(content, dict) else ""
