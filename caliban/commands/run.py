@@ -1,0 +1,199 @@
+"""Run code in a container on this machine.
+
+With --experiment_config, one job is run for every combination of the file's values, one after
+another. Each job and its outcome are recorded: `caliban status` shows them.
+
+  caliban run --nogpu trainer.train -- --epochs 2
+  caliban run --nogpu --experiment_config experiment.json trainer.train
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from caliban import flags, terminal
+from caliban.errors import EngineError, Problems, UsageError
+from caliban.model import experiment
+from caliban.model.experiment import Experiment
+from caliban.model.image import Mode
+from caliban.model.job import Status
+
+if TYPE_CHECKING:
+    from caliban.docker.engine import Engine
+    from caliban.launch import Launched
+    from caliban.platform.local import Options
+
+NOT_BUILT = "caliban:not-built-yet"
+
+# Arguments of `docker run` that would take a container out of caliban's sight.
+_REFUSED = ("--name", "--detach", "-d", "--cidfile", "--restart")
+
+# How many failed jobs a summary names.
+_NAMED = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    flags.add_image_arguments(parser)
+    flags.add_sweep_arguments(parser)
+    flags.add_container_arguments(parser)
+    flags.add_code_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
+    problems = Problems()
+    choice = flags.image_choice(args, problems)
+    config = problems.attempt(lambda: _read(args.experiment_config), None)
+    run_args = problems.attempt(lambda: _split(args.docker_run_args), None)
+    problems.check()
+    assert choice is not None and run_args is not None
+    experiments = (Experiment(args.script_args, each) for each in experiment.expand(config))
+
+    from caliban import launch
+    from caliban.docker import build
+    from caliban.docker.containers import Containers
+    from caliban.docker.engine import Engine
+    from caliban.platform.local import LocalBackend
+
+    engine = Engine()
+    options = _options(choice, engine, args.image_id, run_args, write=not args.dry_run)
+    backend = LocalBackend(Containers(engine), engine.host, options)
+    if args.dry_run:
+        image, group = args.image_id or NOT_BUILT, args.xgroup or "NEW-GROUP"
+        for request in launch.requests(experiments, image, group):
+            terminal.result(shlex.join(backend.plan(request).payload["command"]))
+        jobs = launch.count_of_jobs(experiment.count(config))
+        terminal.note(f"{jobs}; nothing was built, run or recorded.")
+        return 0
+    with launch.open_history() as store:
+        if options.gpus:
+            _check_gpus(engine)
+        if args.image_id:
+            image = _existing(engine, args.image_id)
+        else:
+            secrets = list(choice.credentials.files)
+            image = build.ensure(choice.plan, engine, secrets, args.no_cache)
+        finished, interrupted = launch.run_here(
+            backend,
+            store,
+            flags.user_name(),
+            args.xgroup,
+            choice.plan.to_json(),
+            image,
+            experiments,
+        )
+    return _sum_up(finished, interrupted)
+
+
+def _options(
+    choice: flags.ImageChoice,
+    engine: Engine,
+    image_id: str | None,
+    run_args: tuple[str, ...],
+    write: bool,
+) -> Options:
+    """How the containers are run.
+
+    Args:
+      choice: the image, and the credentials that its containers get.
+      engine: where they run.
+      image_id: the image to use as it is, if any.
+      run_args: the user's own arguments for `docker run`.
+      write: whether to write the files that the containers need.
+    """
+    from caliban.docker import identity
+    from caliban.platform.local import Mount, Options
+
+    uid, gid = os.getuid(), os.getgid()
+    mounts = {str(path): target for path, target in choice.credentials.files.items()}
+    for file in identity.account_files(uid, gid, flags.user_name()) if engine.is_local else ():
+        mounts[str(file.path)] = file.target
+        if write:
+            file.write()
+    module = choice.plan.module
+    return Options(
+        command=module.command if image_id and module else (),
+        gpus=choice.mode is Mode.GPU,
+        user=f"{uid}:{gid}",
+        mounts=tuple(Mount(source, target) for source, target in mounts.items()),
+        environment=tuple(choice.credentials.environment.items()),
+        run_args=run_args,
+    )
+
+
+def _check_gpus(engine: Engine) -> None:
+    """Stops a run in GPU mode where it cannot work, before anything is built."""
+    if sys.platform == "darwin":
+        raise EngineError(
+            "'caliban run' doesn't support GPU usage on Macs! Please pass --nogpu to use this "
+            "command.",
+            "(GPU mode is fine for jobs that run elsewhere; just nothing that runs locally.)",
+        )
+    engine.check_gpus()
+
+
+def _read(source: str | None) -> object:
+    """The experiment file, checked; one experiment without flags if there is none."""
+    if source is None:
+        return {}
+    from caliban import document
+
+    config = document.read(source)
+    experiment.validate(config)
+    return config
+
+
+def _split(run_args: str) -> tuple[str, ...]:
+    """Splits --docker_run_args as a shell does."""
+    try:
+        words = tuple(shlex.split(run_args))
+    except ValueError as error:
+        raise UsageError(f"--docker_run_args cannot be read: {error}: {run_args}") from None
+    for word in words:
+        if word.partition("=")[0] in _REFUSED:
+            raise UsageError(
+                f"--docker_run_args must not hold '{word}'",
+                "caliban names, follows and removes the containers itself.",
+            )
+    return words
+
+
+def _existing(engine: Engine, reference: str) -> str:
+    """The id of the image that --image_id names."""
+    image = engine.image_id(reference)
+    if image is None:
+        raise UsageError(
+            f"--image_id {reference}: the engine at {engine.host} has no such image",
+            "'docker image ls' lists those that it has.",
+        )
+    return image
+
+
+def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
+    """Says what became of the jobs, and which failed; returns the exit code."""
+    from caliban import launch
+    from caliban.main import INTERRUPTED
+
+    counts = Counter(job.outcome.status for job in jobs)
+    failed = [job for job in jobs if job.outcome.status is Status.FAILED]
+    total = ", ".join(f"{number} {status.value}" for status, number in counts.items())
+    terminal.note(f"{launch.count_of_jobs(len(jobs))}: {total}", "red" if failed else "bold")
+    for job in failed[:_NAMED]:
+        terminal.note(
+            f"  job {job.id}, {job.outcome.reason}: {launch.quoted(job.request.experiment)}\n"
+            f"    its output: {job.log}"
+        )
+    if len(failed) > _NAMED:
+        terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
+    if failed:
+        terminal.note(f"'caliban status --xgroup {shlex.quote(jobs[0].request.group)}' shows all.")
+    if interrupted:
+        return INTERRUPTED
+    return 1 if failed else 0

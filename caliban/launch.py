@@ -1,0 +1,291 @@
+"""The use cases: launch jobs and see them through; bring the history up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shlex
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from caliban import home, process, terminal
+from caliban.errors import EngineError
+from caliban.model.experiment import Experiment
+from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.platform.local import LocalBackend
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A job that was launched.
+
+    Attributes:
+      id: its number in the history.
+      request: what was wanted.
+      submission: what was sent.
+      handle: how to find it.
+      log: the file that keeps its output.
+      outcome: what became of it.
+    """
+
+    id: int
+    request: JobRequest
+    submission: Submission
+    handle: Handle
+    log: Path
+    outcome: Outcome = field(default=Outcome(Status.SUBMITTED))
+
+
+def open_history() -> HistoryStore:
+    """Opens the history that $CALIBAN_DB_URL names, or the user's own.
+
+    Raises:
+      HistoryError: it cannot be opened.
+    """
+    from caliban.history.store import DEFAULT_URL, HistoryStore
+
+    return HistoryStore.open(os.environ.get("CALIBAN_DB_URL") or DEFAULT_URL)
+
+
+def requests(experiments: Iterable[Experiment], image: str, group: str) -> Iterator[JobRequest]:
+    """One request a job, each with a uid of its own."""
+    for index, experiment in enumerate(experiments):
+        yield JobRequest(uuid.uuid4().hex[:16], experiment, image, group, index)
+
+
+def run_here(
+    backend: LocalBackend,
+    store: HistoryStore,
+    user: str,
+    group: str | None,
+    container_spec: Mapping[str, Any],
+    image: str,
+    experiments: Iterable[Experiment],
+) -> tuple[list[Launched], bool]:
+    """Runs jobs on this machine one after another, and records each outcome as it happens.
+
+    Every job is in the history before the first one starts. A failing job does not stop the
+    others. ^C, SIGTERM and SIGHUP stop the running container, and the jobs after it are not
+    started; a second ^C kills it.
+
+    Args:
+      backend: the local engine.
+      store: the history.
+      user: who launches them.
+      group: name of the experiment group; None for a new one.
+      container_spec: what the image was planned to hold.
+      image: id of the image.
+      experiments: one for each job.
+
+    Returns:
+      The jobs with their outcomes, and whether they were interrupted.
+
+    Raises:
+      HistoryError: an outcome could not be recorded.
+      EngineError: the engine does not answer any more.
+    """
+    group = store.group(user, group, datetime.datetime.now(datetime.UTC))
+    planned = [(each, backend.plan(each)) for each in requests(experiments, image, group)]
+    rows = [(request, sent, backend.handle(sent)) for request, sent in planned]
+    ids = store.record(user, group, process.identity(), container_spec, rows)
+    terminal.note(f"Experiment group {group}: {count_of_jobs(len(ids))}")
+    jobs = [
+        Launched(id_, request, sent, handle, log_path(request.uid))
+        for id_, (request, sent, handle) in zip(ids, rows, strict=True)
+    ]
+    with contextlib.closing(terminal.Output(len(jobs))) as output, Interruption() as interruption:
+        run = _LocalRun(backend, store, output, interruption, len(jobs))
+        ended = [run.job(job) for job in jobs]
+    unstarted = {job.request.uid: job.outcome for job in ended if job.outcome is _NOT_STARTED}
+    store.settle(unstarted)
+    return ended, bool(interruption.count)
+
+
+_NOT_STARTED = Outcome(Status.STOPPED, reason="not started")
+
+
+@dataclass(frozen=True)
+class _LocalRun:
+    """Runs the jobs of one launch one after another."""
+
+    backend: LocalBackend
+    store: HistoryStore
+    output: terminal.Output
+    interruption: Interruption
+    total: int
+
+    def job(self, job: Launched) -> Launched:
+        """Sees a job through, from its start to the removal of its container."""
+        if self.interruption.count:
+            return replace(job, outcome=_NOT_STARTED)
+        uid, index = job.request.uid, job.request.index
+        heading = f"[{index + 1}/{self.total}] job {job.id} {quoted(job.request.experiment)}"
+        self.output.note(heading.rstrip(), "bold")
+        self.backend.submit(job.submission)
+        self.store.settle({uid: Outcome(Status.RUNNING)})
+        outcome = self._follow(job)
+        self.store.settle({uid: outcome})
+        with contextlib.suppress(EngineError):  # the record is safe: `status` can do without it
+            self.backend.release(job.handle)
+        self.output.note(f"job {job.id} {describe(outcome)}", _COLOUR[outcome.status])
+        self.output.advance()
+        return replace(job, outcome=outcome)
+
+    def _follow(self, job: Launched) -> Outcome:
+        """Passes a job's output on and into its log; stops the job when the user asks for it."""
+        asked = 0
+
+        def tick() -> None:
+            nonlocal asked
+            self.output.idle()
+            if self.interruption.count > asked:
+                asked = self.interruption.count
+                what = "Stopping the job; ^C again kills it." if asked == 1 else "Killing the job."
+                self.output.note(what, "yellow")
+                self.backend.stop(job.handle, kill=asked > 1)
+
+        with _log(job.log) as log:
+
+            def write(stream: int, data: bytes) -> None:
+                log.write(data)
+                self.output.write(sys.stdout if stream == 1 else sys.stderr, data)
+
+            outcome = self.backend.follow(job.handle, write, tick)
+        if asked:
+            return replace(outcome, status=Status.STOPPED, reason="interrupted")
+        return outcome
+
+
+_COLOUR = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.STOPPED: "yellow"}
+
+
+def describe(outcome: Outcome) -> str:
+    """An outcome in a few words: its status, why, and how long the job ran."""
+    text = outcome.status.value
+    if outcome.reason:
+        text += f" ({outcome.reason})"
+    if outcome.started and outcome.finished:
+        text += f" in {duration((outcome.finished - outcome.started).total_seconds())}"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def quoted(experiment: Experiment) -> str:
+    """The arguments of an experiment, as they would be typed into a shell."""
+    return shlex.join(experiment.flags())
+
+
+def count_of_jobs(number: int) -> str:
+    """A number of jobs in words."""
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
+def log_path(uid: str) -> Path:
+    """The file that keeps what a job has printed."""
+    return home.directory("logs") / f"{uid}.log"
+
+
+def _log(path: Path) -> IO[bytes]:
+    path.touch(mode=0o600)
+    return path.open("ab", buffering=0)
+
+
+class Interruption:
+    """Counts the signals that ask for an end, instead of raising in the middle of something."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._previous[number] = signal.signal(number, self._notice)
+        return self
+
+    def _notice(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def refresh(store: HistoryStore, jobs: Sequence[Job], connect: Callable[[], LocalBackend]) -> bool:
+    """Finds out what became of jobs that the history has as open, and records it.
+
+    Args:
+      store: the history.
+      jobs: open ones; those of other machines are left alone.
+      connect: makes the local backend, when it is needed.
+
+    Returns:
+      Whether every one could be asked about.
+    """
+    local = [job for job in jobs if job.handle and job.handle.platform == "local"]
+    if not local:
+        return True
+    backend = connect()
+    here = [job for job in local if job.handle and job.handle.target == backend.target]
+    complete = len(here) == len(local)
+    try:
+        found = backend.status([job.handle for job in here if job.handle])
+    except EngineError as error:
+        terminal.warn(f"{error.message}; {count_of_jobs(len(local))} shown as last known")
+        return False
+    outcomes: dict[str, Outcome] = {}
+    ended: list[Job] = []
+    for job in here:
+        assert job.handle is not None
+        outcome = found.get(job.handle)
+        if outcome is None or outcome.status is Status.SUBMITTED:
+            if process.is_alive(job.owner) is not False:
+                continue  # it is queued, or its launcher is about to record its outcome
+            outcome = _lost(job)
+        outcomes[job.uid] = outcome
+        if outcome.status.is_final and job.handle in found:
+            ended.append(job)
+    for job in ended:
+        if process.is_alive(job.owner) is False:
+            _keep_output(backend, job)
+    store.settle(outcomes)
+    for job in ended:
+        if job.handle and process.is_alive(job.owner) is False:
+            backend.release(job.handle)
+    return complete
+
+
+def _lost(job: Job) -> Outcome:
+    """The outcome of a job whose launcher has died and that has no container."""
+    if job.outcome.status is Status.SUBMITTED:
+        return Outcome(Status.STOPPED, reason="never started: caliban ended before it")
+    return Outcome(Status.STOPPED, reason="its container was removed")
+
+
+def _keep_output(backend: LocalBackend, job: Job) -> None:
+    """Writes the whole output of a container that nobody followed to its end into its log."""
+    assert job.handle is not None
+    path = log_path(job.uid)
+    with contextlib.suppress(EngineError):
+        path.unlink(missing_ok=True)
+        with _log(path) as log:
+            for piece in backend.logs(job.handle):
+                log.write(piece)

@@ -1,0 +1,1 @@
+"""Where jobs run: one module a platform, behind the Backend protocol of base.py."""

@@ -1,0 +1,161 @@
+"""Jobs on this machine, each a container of the local Docker engine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from caliban.model.job import Handle, JobRequest, Outcome, Submission
+from caliban.process import Child
+
+NAME = "local"
+
+
+class Containers(Protocol):
+    """What is needed of an engine, see docker.containers."""
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> Child: ...  # noqa: D102
+    def follow(  # noqa: D102
+        self,
+        child: Child,
+        name: str,
+        write: Callable[[int, bytes], None],
+        tick: Callable[[], None],
+    ) -> Outcome: ...
+    def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]: ...  # noqa: D102
+    def stop(self, name: str, kill: bool = False) -> None: ...  # noqa: D102
+    def remove(self, name: str) -> None: ...  # noqa: D102
+    def logs(self, name: str, follow: bool = False) -> Iterator[bytes]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of this machine that a container sees, read-only."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the containers of a launch are run.
+
+    Attributes:
+      command: argv before the job's own arguments, instead of what the image itself starts.
+      gpus: whether the container gets all GPUs.
+      user: uid:gid that the job runs as.
+      mounts: files that it sees.
+      environment: variables that it finds.
+      run_args: the user's own arguments for `docker run`, which win over all of these.
+    """
+
+    command: tuple[str, ...] = ()
+    gpus: bool = False
+    user: str = ""
+    mounts: tuple[Mount, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    run_args: tuple[str, ...] = ()
+
+
+class LocalBackend:
+    """The Backend of this machine, whose jobs can also be followed from their first byte on."""
+
+    def __init__(self, containers: Containers, host: str, options: Options = Options()) -> None:
+        self._containers = containers
+        self._options = options
+        self._children: dict[Handle, Child] = {}
+        self.target = f"{socket.gethostname()} {host}"
+
+    def plan(self, request: JobRequest) -> Submission:
+        """Writes the `docker run` of a job."""
+        options = self._options
+        command = ["docker", "run", "--name", f"caliban-{request.uid}"]
+        command += ["--label", f"caliban.uid={request.uid}"]
+        command += ["--label", f"caliban.xgroup={request.group}"]
+        # Without an init process Python is process 1, and ignores SIGTERM.
+        command += ["--init", "--ipc", "host"]
+        if options.user:
+            command += ["--user", options.user]
+        if options.gpus and not _chooses_gpus(options.run_args):
+            command += ["--gpus", "all"]
+        for name, value in (("PYTHONUNBUFFERED", "1"), *options.environment):
+            command += ["--env", f"{name}={value}"]
+        # Named only: `docker run` takes their values, the terminal's size, from its environment.
+        command += ["--env", "COLUMNS", "--env", "LINES"]
+        for mount in options.mounts:
+            command += ["--mount", _bind(mount)]
+        command += options.run_args
+        if options.command:
+            command += ["--entrypoint", options.command[0]]
+        command += [request.image, *options.command[1:], *request.experiment.flags()]
+        return Submission(NAME, self.target, {"command": command})
+
+    def handle(self, submission: Submission) -> Handle:
+        """Where the job of a submission will be found: the name of its container."""
+        command = submission.payload["command"]
+        return Handle(NAME, submission.target, command[command.index("--name") + 1])
+
+    def submit(self, submission: Submission) -> Handle:
+        """Starts the container. Its name is made from the uid, and the engine takes a name once."""
+        handle = self.handle(submission)
+        self._children[handle] = self._containers.start(
+            submission.payload["command"], _terminal_size()
+        )
+        return handle
+
+    def follow(
+        self, handle: Handle, write: Callable[[int, bytes], None], tick: Callable[[], None]
+    ) -> Outcome:
+        """Passes on the output of a job that was just submitted, until it has ended.
+
+        Args:
+          handle: of the job.
+          write: called with 1 (stdout) or 2 (stderr) and the bytes, as they arrive.
+          tick: called several times a second.
+        """
+        return self._containers.follow(self._children.pop(handle), handle.id, write, tick)
+
+    def status(self, handles: Sequence[Handle]) -> dict[Handle, Outcome]:
+        """Asks the engine what became of jobs."""
+        found = self._containers.outcomes([handle.id for handle in handles])
+        return {handle: found[handle.id] for handle in handles if handle.id in found}
+
+    def stop(self, handle: Handle, kill: bool = False) -> None:
+        """Asks a job to end by SIGTERM, and 10 s later, or at once with `kill`, by SIGKILL."""
+        self._containers.stop(handle.id, kill)
+
+    def logs(self, handle: Handle, follow: bool = False) -> Iterator[bytes]:
+        """What a job has printed, as long as its container is there."""
+        return self._containers.logs(handle.id, follow)
+
+    def release(self, handle: Handle) -> None:
+        """Removes the container of a job whose outcome and output have been kept."""
+        self._containers.remove(handle.id)
+
+
+def _chooses_gpus(run_args: Sequence[str]) -> bool:
+    """Whether the user's own arguments say which GPUs a container gets."""
+    return any(
+        word.startswith(("--gpus", "--runtime")) or "nvidia.com/gpu" in word for word in run_args
+    )
+
+
+def _bind(mount: Mount) -> str:
+    """The value of --mount, which `docker run` reads as a line of CSV."""
+    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}", "readonly"]
+    return ",".join(
+        '"' + field.replace('"', '""') + '"' if set(field) & {",", '"'} else field
+        for field in fields
+    )
+
+
+def _terminal_size() -> dict[str, str]:
+    """The size of the terminal, so that a job's bars and tables fit it; empty without one."""
+    try:
+        size = os.get_terminal_size(2)
+    except OSError:
+        return {}
+    return {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
