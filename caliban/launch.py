@@ -6,17 +6,16 @@ import contextlib
 import datetime
 import os
 import shlex
-import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from caliban import home, process, terminal
 from caliban.errors import EngineError
+from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
 from caliban.platform.local import LocalBackend
@@ -94,7 +93,7 @@ def run_here(
       HistoryError: an outcome could not be recorded.
       EngineError: the engine does not answer any more.
     """
-    group = store.group(user, group, datetime.datetime.now(datetime.UTC))
+    group = store.group(user, group, _now())
     planned = [(each, backend.plan(each)) for each in requests(experiments, image, group)]
     rows = [(request, sent, backend.handle(sent)) for request, sent in planned]
     ids = store.record(user, group, process.identity(), container_spec, rows)
@@ -131,13 +130,14 @@ class _LocalRun:
         uid, index = job.request.uid, job.request.index
         heading = f"[{index + 1}/{self.total}] job {job.id} {quoted(job.request.experiment)}"
         self.output.note(heading.rstrip(), "bold")
+        # Written down first: a job that is still SUBMITTED when caliban dies was never started.
+        self.store.settle({uid: Outcome(Status.RUNNING, started=_now())})
         self.backend.submit(job.submission)
-        self.store.settle({uid: Outcome(Status.RUNNING)})
         outcome = self._follow(job)
         self.store.settle({uid: outcome})
         with contextlib.suppress(EngineError):  # the record is safe: `status` can do without it
             self.backend.release(job.handle)
-        self.output.note(f"job {job.id} {describe(outcome)}", _COLOUR[outcome.status])
+        self.output.note(f"job {job.id} {outcome.describe()}", _COLOUR[outcome.status])
         self.output.advance()
         return replace(job, outcome=outcome)
 
@@ -148,13 +148,15 @@ class _LocalRun:
         def tick() -> None:
             nonlocal asked
             self.output.idle()
+            if self.output.lost and not asked:
+                self.interruption.count += 1
             if self.interruption.count > asked:
                 asked = self.interruption.count
                 what = "Stopping the job; ^C again kills it." if asked == 1 else "Killing the job."
                 self.output.note(what, "yellow")
                 self.backend.stop(job.handle, kill=asked > 1)
 
-        with _log(job.log) as log:
+        with _Log(job.log) as log:
 
             def write(stream: int, data: bytes) -> None:
                 log.write(data)
@@ -167,26 +169,6 @@ class _LocalRun:
 
 
 _COLOUR = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.STOPPED: "yellow"}
-
-
-def describe(outcome: Outcome) -> str:
-    """An outcome in a few words: its status, why, and how long the job ran."""
-    text = outcome.status.value
-    if outcome.reason:
-        text += f" ({outcome.reason})"
-    if outcome.started and outcome.finished:
-        text += f" in {duration((outcome.finished - outcome.started).total_seconds())}"
-    return text
-
-
-def duration(seconds: float) -> str:
-    """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def quoted(experiment: Experiment) -> str:
@@ -204,29 +186,47 @@ def log_path(uid: str) -> Path:
     return home.directory("logs") / f"{uid}.log"
 
 
-def _log(path: Path) -> IO[bytes]:
-    path.touch(mode=0o600)
-    return path.open("ab", buffering=0)
+class _Log:
+    """Keeps what a job prints. A full disk costs the rest of the log, and not the job."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
 
-class Interruption:
-    """Counts the signals that ask for an end, instead of raising in the middle of something."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._previous[number] = signal.signal(number, self._notice)
+    def __enter__(self) -> _Log:
+        self._attempt(self._open)
         return self
 
-    def _notice(self, _signal: int, _frame: FrameType | None) -> None:
-        self.count += 1
+    def write(self, data: bytes) -> None:
+        """Adds bytes, unless an earlier write has failed."""
+        if self._file is not None:
+            self._attempt(lambda: self._append(data))
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> None:
+        self._path.touch(mode=0o600)
+        self._file = self._path.open("ab", buffering=0)
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        while data:
+            data = data[self._file.write(data) :]
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            terminal.warn(f"the output is not kept any more in {self._path}: {error.strerror}")
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def refresh(store: HistoryStore, jobs: Sequence[Job], connect: Callable[[], LocalBackend]) -> bool:
@@ -257,7 +257,7 @@ def refresh(store: HistoryStore, jobs: Sequence[Job], connect: Callable[[], Loca
         assert job.handle is not None
         outcome = found.get(job.handle)
         if outcome is None or outcome.status is Status.SUBMITTED:
-            if process.is_alive(job.owner) is not False:
+            if process.is_alive(job.owner) is not False or _is_starting(job):
                 continue  # it is queued, or its launcher is about to record its outcome
             outcome = _lost(job)
         outcomes[job.uid] = outcome
@@ -273,6 +273,15 @@ def refresh(store: HistoryStore, jobs: Sequence[Job], connect: Callable[[], Loca
     return complete
 
 
+def _is_starting(job: Job) -> bool:
+    """Whether the `docker run` of a launcher that died may still be about to make a container."""
+    started = job.outcome.started
+    return started is not None and _now() - started < _STARTING
+
+
+_STARTING = datetime.timedelta(seconds=30)
+
+
 def _lost(job: Job) -> Outcome:
     """The outcome of a job whose launcher has died and that has no container."""
     if job.outcome.status is Status.SUBMITTED:
@@ -286,6 +295,6 @@ def _keep_output(backend: LocalBackend, job: Job) -> None:
     path = log_path(job.uid)
     with contextlib.suppress(EngineError):
         path.unlink(missing_ok=True)
-        with _log(path) as log:
+        with _Log(path) as log:
             for piece in backend.logs(job.handle):
                 log.write(piece)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
+from caliban import interrupt
 from caliban.errors import CalibanError
 
 INTERRUPTED = 130
@@ -40,7 +41,7 @@ def guarded(program: str, action: Callable[[], int]) -> int:
       action: what to do; returns the exit code.
     """
     try:
-        with _terminable():
+        with interrupt.by_any_signal():
             code = action()
             sys.stdout.flush()
             return code
@@ -50,33 +51,19 @@ def guarded(program: str, action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _report(program, "interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, `| head` for one. Python would complain again when it
-        # flushes stdout at exit; there is nobody left to read that either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            _report_bug(program, error)
+            return BUG
+        # The reader of our output has gone: `| head` for one, or a closed terminal. Python would
+        # complain again when it flushes at exit, and nobody is left to read that either.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary: what arrives here is a bug
         _report_bug(program, error)
         return BUG
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP end the program the way ^C does, everything cleaned up."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {
-        number: signal.signal(number, interrupt)
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) == signal.SIG_DFL
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _report(program: str, message: str, hint: str = "") -> None:

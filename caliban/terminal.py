@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def streams_are_one() -> bool:
+    """Whether stdout and stderr go to one place, as on a terminal, or with `2>&1`."""
+    try:
+        return os.path.samestat(os.fstat(1), os.fstat(2))
+    except OSError:
+        return False
+
+
 class Folded:
     """Shows the output of a long program on stderr: whole where it is kept, one line on a terminal.
 
@@ -108,9 +117,13 @@ class Output:
 
     A job's own tqdm bar redraws the line it is on, and so does ours. Ours is therefore drawn only
     while the cursor stands at the start of a line, and wiped before a job's bytes are written.
+
+    Attributes:
+      lost: whether nobody reads any more: the terminal was closed, or the other end of a pipe.
     """
 
     def __init__(self, total: int) -> None:
+        self.lost = False
         self._bar: tqdm[Any] | None = None
         self._shown = False
         self._at_line_start = True
@@ -123,21 +136,23 @@ class Output:
 
     def write(self, stream: TextIO, data: bytes) -> None:
         """Writes a job's bytes to stdout or stderr at once."""
-        self.hide()
-        stream.flush()
-        buffer = stream.buffer
-        buffer.write(data)
-        buffer.flush()
+        with self._reader():
+            self.hide()
+            stream.flush()
+            buffer = stream.buffer
+            buffer.write(data)
+            buffer.flush()
         if stream.isatty() and data:
             self._at_line_start = data.endswith(b"\n")
 
     def note(self, text: str, colour: str = "") -> None:
         """A line of caliban's own between the jobs' lines."""
-        self.hide()
-        if not self._at_line_start:
-            sys.stderr.write("\n")
-            self._at_line_start = True
-        note(text, colour)
+        with self._reader():
+            self.hide()
+            if not self._at_line_start:
+                sys.stderr.write("\n")
+                self._at_line_start = True
+            note(text, colour)
 
     def advance(self) -> None:
         """Counts one job as done."""
@@ -148,13 +163,24 @@ class Output:
     def idle(self) -> None:
         """Shows the bar, if the cursor is where it may be drawn."""
         if self._bar is not None and self._at_line_start:
-            self._bar.refresh()
-            self._shown = True
+            with self._reader():
+                self._bar.refresh()
+                self._shown = True
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[None]:
+        """Takes note when there is no reader any more, and goes on without one."""
+        try:
+            yield
+        except OSError:
+            self.lost = True
 
     def hide(self) -> None:
         """Wipes the bar off the screen until `idle`."""
         if self._bar is not None and self._shown:
-            self._bar.clear()
+            # Not tqdm's own clear(), which leaves what the terminal echoed behind the bar: "^C".
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
             self._shown = False
 
     def close(self) -> None:

@@ -10,15 +10,14 @@
 #   clean-images  remove the base image, if this script built it
 #
 # A step says what it is about to install or start, does nothing when there is nothing to do, and can
-# be repeated. PYTHON names the interpreter to use. CALIBAN_NO_INSTALL=1 leaves the system as it is
-# and only says what is missing. (The bash of macOS is 3.2: nothing newer is used here.)
+# be repeated. PYTHON names the interpreter for a new .venv. CALIBAN_NO_INSTALL=1 leaves the system
+# as it is and only says what is missing. (The bash of macOS is 3.2: nothing newer is used here.)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="$PATH:/usr/sbin:/sbin" # where dockerd lives, for users who are not root
 
 readonly default_image=python:3.12-slim-bookworm # caliban's own default
 readonly local_image=caliban-base:debian12
-readonly env_file=.engine.env
 readonly default_endpoint=unix:///var/run/docker.sock
 readonly pid_file=/run/caliban/dockerd.pid # gone after a reboot, as the engine is
 readonly engine_log=/var/log/caliban-dockerd.log
@@ -93,15 +92,8 @@ step_venv() {
   pip_install caliban "pyproject.toml requirements.txt" --editable .
 }
 
-step_dev() {
-  step_venv
-  pip_install "development tools" requirements-dev.txt --requirement requirements-dev.txt
-}
-
-step_docs() {
-  step_venv
-  pip_install "documentation tools" docs/requirements.txt --requirement docs/requirements.txt
-}
+step_dev() { step_venv; pip_install "development tools" requirements-dev.txt -r requirements-dev.txt; }
+step_docs() { step_venv; pip_install "documentation tools" docs/requirements.txt -r docs/requirements.txt; }
 
 # ---- The engine ----
 
@@ -111,7 +103,8 @@ ask_engine() { docker version --format '{{.Server.Version}}' 2>&1; }
 # Where the docker command looks for its engine. Only that command knows of contexts, not the SDK.
 endpoint() {
   local found
-  found=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || true
+  found=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) ||
+    found=${DOCKER_CONTEXT:+the context $DOCKER_CONTEXT}
   echo "${DOCKER_HOST:-${found:-$default_endpoint}}"
 }
 
@@ -135,9 +128,9 @@ bring_up_engine() {
   ask_engine >/dev/null || start_engine "$advice" # installing it may have started it
   deadline=$((SECONDS + 60))
   until answer=$(ask_engine) || [[ $answer == *"permission denied"* ]]; do
-    if ((SECONDS > deadline)); then
-      [[ ! -e $engine_log ]] || as_root tail -n 20 "$engine_log" >&2
-      die "The Docker engine did not answer within a minute: $answer"
+    if ((SECONDS > deadline)) || grep -qs '^failed to start' "$engine_log"; then
+      [[ ! -e $engine_log ]] || tail -n 5 "$engine_log" >&2
+      die "The Docker engine did not start."
     fi
     sleep 0.2
   done
@@ -156,11 +149,11 @@ start_engine() {
   # shellcheck disable=SC2016 # the inner shell expands this
   as_root bash -c 'mkdir -p "${1%/*}" && cd /
     for fd in /proc/self/fd/*; do ((${fd##*/} < 3)) || eval "exec ${fd##*/}>&-"; done
-    exec setsid --fork dockerd --pidfile "$1" </dev/null >>"$2" 2>&1' - "$pid_file" "$engine_log"
+    exec setsid --fork dockerd --pidfile "$1" </dev/null >"$2" 2>&1' - "$pid_file" "$engine_log"
 }
 
 step_stop-engine() {
-  local pid deadline=$((SECONDS + 60))
+  local pid
   pid=$(cat "$pid_file" 2>/dev/null) || true
   if [[ $(cat "/proc/$pid/comm" 2>/dev/null) != dockerd ]]; then
     say "No engine runs that was started from here."
@@ -169,10 +162,7 @@ step_stop-engine() {
   need_root "The engine, process $pid, belongs to root" ""
   say "Stopping the Docker engine, process $pid."
   as_root kill "$pid"
-  while [[ -d /proc/$pid ]]; do
-    ((SECONDS < deadline)) || die "It is still running after a minute: see $engine_log"
-    sleep 0.1
-  done
+  while [[ -d /proc/$pid ]]; do sleep 0.1; done
 }
 
 # ---- The base image ----
@@ -246,7 +236,7 @@ step_engine() {
   {
     [[ $(endpoint) == "$default_endpoint" ]] || echo "export DOCKER_HOST=$(endpoint)"
     [[ $base_image == "$default_image" ]] || echo "export CALIBAN_BASE_IMAGE=$base_image"
-  } >"$env_file"
+  } >.engine.env
   say "The Docker engine and its base image $base_image are ready."
 }
 

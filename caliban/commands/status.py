@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from caliban import flags, terminal
-from caliban.model.job import Job, Status
+from caliban.model.job import Job, Status, duration
 
 _COLOUR = {
     Status.SUCCEEDED: "green",
@@ -111,8 +111,6 @@ def _describe_command(job: Job) -> str:
 
 
 def _describe_job(job: Job) -> str:
-    from caliban import launch
-
     outcome = job.outcome
     when = job.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     status = terminal.paint(f"{outcome.status.value:9s}", _COLOUR.get(outcome.status, "dim"))
@@ -122,8 +120,7 @@ def _describe_job(job: Job) -> str:
     if job.handle is not None and job.handle.platform != "local":
         line += f" name: {job.handle.id}"
     if outcome.started and outcome.finished:
-        seconds = (outcome.finished - outcome.started).total_seconds()
-        line += f" in {launch.duration(seconds)}"
+        line += f" in {duration(outcome.finished - outcome.started)}"
     return f"{line} ({outcome.reason})" if outcome.reason else line
 
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from caliban import process
+from caliban import process, terminal
 from caliban.docker.engine import Engine
 from caliban.model.job import Outcome, Status
 
@@ -39,7 +39,11 @@ class Containers:
           command: a `docker run` that stays in the foreground.
           environment: variables for `docker run`, which passes on those that its --env names.
         """
-        return process.spawn(command, environment=environment)
+        # From two pipes, nobody can tell what came first. Where it all goes to one place anyway, one
+        # pipe keeps the order in which the job wrote.
+        return process.spawn(
+            command, environment=environment, merge_stderr=terminal.streams_are_one()
+        )
 
     def follow(
         self,

@@ -92,6 +92,25 @@ class Outcome:
     started: datetime.datetime | None = None
     finished: datetime.datetime | None = None
 
+    def describe(self) -> str:
+        """The outcome in a few words: "FAILED (exit code 3) in 2.1 s"."""
+        text = self.status.value
+        if self.reason:
+            text += f" ({self.reason})"
+        if self.started and self.finished:
+            text += f" in {duration(self.finished - self.started)}"
+        return text
+
+
+def duration(span: datetime.timedelta) -> str:
+    """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
+    if span < datetime.timedelta(minutes=1):
+        return f"{span.total_seconds():.1f} s"
+    minutes, seconds = divmod(round(span.total_seconds()), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -1,0 +1,205 @@
+"""What caliban costs, each figure beside a reference that is measured in the same run.
+
+Prints a table, and exits with 1 if a figure is over its bound. Needs a Docker engine for the rows
+about jobs, and takes a few minutes. Run it on a machine that does nothing else: `make bench`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PYTHON = sys.executable
+CALIBAN = [PYTHON, "-m", "caliban"]
+EXPANSION = [PYTHON, "-m", "caliban.expansion"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+      name: what was measured.
+      measured: the figure, in `unit`.
+      reference: what it is compared to, and that one's figure.
+      value: the figure in the terms of the bound.
+      bound: what it should not exceed.
+      unit: of value and bound: "x" for a ratio, otherwise "s" or "MB".
+    """
+
+    name: str
+    measured: str
+    reference: str
+    value: float
+    bound: float
+    unit: str = "x"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within its bound."""
+        return self.value <= self.bound
+
+    def cells(self) -> list[str]:
+        """The line's cells."""
+        verdict = "ok" if self.holds else "OVER"
+        value, bound = f"{self.value:.2f} {self.unit}", f"{self.bound:g} {self.unit}"
+        return [self.name, self.measured, self.reference, value, bound, verdict]
+
+
+def cpu(command: Sequence[str], stdin: str | None = None) -> float:
+    """CPU seconds of a program, user and system."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, input=stdin, stdout=subprocess.DEVNULL, check=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def wall(command: Sequence[str]) -> float:
+    """Seconds that a program takes, whose output is not wanted."""
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def paired(
+    measure: Callable[[Sequence[str]], float], ours: Sequence[str], theirs: Sequence[str], runs: int
+) -> tuple[float, float]:
+    """Medians of two programs that are run in turn, so that both meet the same conditions."""
+    pairs = [(measure(ours), measure(theirs)) for _ in range(runs)]
+    mine, reference = zip(*pairs, strict=True)
+    return statistics.median(mine), statistics.median(reference)
+
+
+def starting() -> Iterator[Row]:
+    """The cost of --help, which every use pays."""
+    for name, command in (("caliban --help", CALIBAN), ("expansion --help", EXPANSION)):
+        ours, bare = paired(cpu, [*command, "--help"], [PYTHON, "-c", "pass"], 11)
+        yield Row(name, f"{ours * 1e3:.0f} ms CPU", f"python -c pass: {bare * 1e3:.0f} ms",
+                  ours / bare, 6)  # fmt: skip
+
+
+_DUMPS = """
+import itertools, json, sys
+for row in itertools.product(range(100), repeat=3):
+    sys.stdout.write(json.dumps(dict(zip(("a", "b", "c"), row))))
+"""
+
+
+def expanding(folder: Path) -> Iterator[Row]:
+    """Expanding a million experiments, and reading comments."""
+    sweep = folder / "sweep.json"
+    sweep.write_text(json.dumps({key: list(range(100)) for key in "abc"}))
+    ours, dumps = paired(cpu, [*EXPANSION, str(sweep)], [PYTHON, "-c", _DUMPS], 3)
+    yield Row("expansion, 10^6 experiments", f"{ours:.2f} s CPU",
+              f"json.dumps each: {dumps:.2f} s", ours / dumps, 1.5)  # fmt: skip
+    script = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    peak = subprocess.run(
+        [PYTHON, "-c", script, *EXPANSION, str(sweep)], capture_output=True, text=True, check=True
+    )
+    megabytes = int(peak.stdout) / 1024
+    yield Row("its memory", f"{megabytes:.0f} MB", "", megabytes, 64, "MB")
+    rows = [json.dumps({"a": i, "b": f"value {i}"}) for i in range(10_000)]
+    plain, commented = folder / "plain.json", folder / "commented.json"
+    plain.write_text("[" + ",\n".join(rows) + "]")
+    commented.write_text("[" + ", # why\n".join(rows) + "] // all")
+    ours, bare = paired(cpu, [*EXPANSION, str(commented)], [*EXPANSION, str(plain)], 5)
+    yield Row("10,000 dicts with comments", f"{ours:.2f} s CPU", f"without: {bare:.2f} s",
+              ours / bare, 10)  # fmt: skip
+
+
+def remembering(folder: Path) -> Iterator[Row]:
+    """A history of 100,000 jobs."""
+    from caliban.flags import user_name
+    from caliban.history.store import HistoryStore
+    from caliban.model.experiment import Experiment
+    from caliban.model.job import JobRequest, Outcome, Status, Submission
+
+    database = f"sqlite:///{folder / 'history.db'}"
+    user, now = user_name(), datetime.datetime.now(datetime.UTC)
+
+    def record(store: HistoryStore, group: str, number: int) -> list[str]:
+        store.group(user, group, now)
+        requests = [
+            JobRequest(
+                f"{group}-{i}", Experiment((), {"seed": i, "group": group}), "image", group, i
+            )
+            for i in range(number)
+        ]
+        payload = {"command": ["docker", "run", "image"]}
+        jobs = [(each, Submission("local", "here", payload), None) for each in requests]
+        store.record(user, group, "", {"mode": "cpu"}, jobs)
+        return [each.uid for each in requests]
+
+    with HistoryStore.open(database) as store:
+        for number in range(100):
+            uids = record(store, f"group-{number}", 1000)
+            store.settle({uid: Outcome(Status.SUCCEEDED, 0, "", now, now) for uid in uids})
+    os.environ["CALIBAN_DB_URL"] = database
+    for name, flags in (("", []), (" --xgroup, 1,000 jobs", ["--xgroup", "group-50"])):
+        ours, bare = paired(wall, [*CALIBAN, "status", *flags], [PYTHON, "-c", "pass"], 7)
+        yield Row(f"status{name}", f"{ours:.2f} s", f"python -c pass: {bare:.2f} s", ours - bare,
+                  0.5, "s")  # fmt: skip
+    del os.environ["CALIBAN_DB_URL"]
+    with HistoryStore.open(database) as store:
+        start = time.perf_counter()
+        record(store, "new", 10_000)
+        taken = time.perf_counter() - start
+    yield Row("recording 10,000 jobs", f"{taken:.2f} s", "", taken, 2, "s")
+
+
+def running(folder: Path) -> Iterator[Row]:
+    """What a job costs over a bare container."""
+    project = folder / "project"
+    project.mkdir()
+    (project / "noop.sh").write_text("exit 0\n")
+    (project / "1.json").write_text('{"seed": 0}')
+    (project / "21.json").write_text(json.dumps({"seed": list(range(21))}))
+    os.chdir(project)
+    built = subprocess.run(
+        [*CALIBAN, "build", "--nogpu", "noop.sh"], capture_output=True, text=True, check=True
+    )
+    bare_run = ["docker", "run", "--rm", built.stdout.strip()]
+
+    def sweep(number: int) -> list[str]:
+        return [*CALIBAN, "run", "--nogpu", "--experiment_config", f"{number}.json", "noop.sh"]
+
+    one, bare = paired(wall, sweep(1), bare_run, 7)
+    yield Row("caliban run, unchanged project", f"{one:.2f} s", f"docker run: {bare:.2f} s",
+              one / bare, 4)  # fmt: skip
+    many, _ = paired(wall, sweep(21), bare_run, 3)
+    bare = statistics.median(wall(bare_run) for _ in range(21))
+    each = (many - one) / 20
+    yield Row("a job of a sweep", f"{each:.3f} s", f"docker run: {bare:.3f} s", each / bare, 1.1)
+
+
+def main() -> int:
+    """Measures everything."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="caliban-bench-") as name:
+        folder = Path(name)
+        os.environ["HOME"] = name
+        for part in (starting(), expanding(folder), remembering(folder), running(folder)):
+            rows += part
+    from caliban.terminal import columns
+
+    table = [["what", "measured", "reference", "value", "bound", ""]]
+    for line in columns([*table, *(row.cells() for row in rows)]):
+        print(line)
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
