@@ -1,0 +1,1 @@
+"""The record of every experiment group, experiment and job."""

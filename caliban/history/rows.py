@@ -1,0 +1,129 @@
+"""How jobs become rows, and rows jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Column, Connection, Row, Select, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from caliban.history import schema
+from caliban.model.experiment import Experiment
+from caliban.model.job import Handle, Job, Outcome, Status, Submission
+
+# A row of this has all that a Job has. The joins are outer ones because rows of caliban 0.4 may
+# lack what they refer to.
+JOBS = (
+    select(
+        *schema.jobs.c,
+        *schema.job_specs.c["platform", "target", "payload"],
+        *schema.experiments.c["args", "params", "container_spec_id"],
+        schema.container_specs.c.spec,
+        schema.experiment_groups.c.name.label("group_name"),
+    )
+    .select_from(schema.jobs)
+    .outerjoin(schema.job_specs, schema.job_specs.c.id == schema.jobs.c.job_spec_id)
+    .outerjoin(schema.experiments, schema.experiments.c.id == schema.jobs.c.experiment_id)
+    .outerjoin(schema.container_specs)
+    .outerjoin(schema.experiment_groups)
+)
+
+_JSON = json.JSONEncoder(default=dict)  # dict: for mappings of other types
+_CANONICAL_JSON = json.JSONEncoder(default=dict, sort_keys=True)
+
+
+def to_json(value: Any) -> str:
+    """A value as the text that is stored, its keys in their order."""
+    return _JSON.encode(value)
+
+
+def digest(*parts: Any) -> str:
+    """Stands for JSON values: two are equal if and only if the values are; keys have no order."""
+    return hashlib.blake2b(_CANONICAL_JSON.encode(parts).encode(), digest_size=16).hexdigest()
+
+
+def insert_new(connection: Connection, table: Table) -> Any:
+    """An INSERT that passes over rows that are there already."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def ensure(
+    connection: Connection, table: Table, rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """Adds those rows, given by digest, that the table has not; returns the ids of all."""
+    new = [{"digest": key, **row} for key, row in rows.items()]
+    connection.execute(insert_new(connection, table), new)
+    return ids(connection, table.c.digest, list(rows))
+
+
+def ids(connection: Connection, column: Column[str], keys: Sequence[str]) -> dict[str, int]:
+    """The ids of the rows that have these values in a unique column."""
+    found: dict[str, int] = {}
+    most = 900  # parameters of a statement; 999 is what SQLite before 3.32 takes
+    for start in range(0, len(keys), most):
+        query = select(column, column.table.c.id).where(column.in_(keys[start : start + most]))
+        found.update((key, number) for key, number in connection.execute(query))
+    return found
+
+
+def read_jobs(connection: Connection, query: Select[Any]) -> list[Job]:
+    """The jobs of a query of JOBS."""
+    plans: dict[int, Mapping[str, Any]] = {}
+    jobs = []
+    for row in connection.execute(query):
+        if row.container_spec_id not in plans:
+            plans[row.container_spec_id] = _mapping(row.spec)
+        jobs.append(_job(row, plans[row.container_spec_id]))
+    return jobs
+
+
+def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
+    args = _parsed(row.args)
+    details = _mapping(row.details)
+    exit_code = row.exit_code
+    if exit_code is None and isinstance(details.get("ret_code"), int):
+        exit_code = details["ret_code"]  # where caliban 0.4 wrote that of a local job
+    platform = row.platform or ""
+    handle = None
+    if row.handle_id is not None:
+        handle = Handle(platform, row.handle_target, row.handle_id)
+    return Job(
+        id=row.id,
+        uid=row.uid,
+        user=row.user or "",
+        group=row.group_name or "",
+        experiment_id=row.experiment_id or 0,
+        experiment=Experiment(
+            tuple(map(str, args)) if isinstance(args, list) else (), _mapping(row.params)
+        ),
+        container_spec_id=row.container_spec_id or 0,
+        container_spec=container_spec,
+        submission=Submission(platform, row.target or "", _mapping(row.payload)),
+        handle=handle,
+        image=row.image,
+        outcome=Outcome(
+            Status(row.status or "UNKNOWN"), exit_code, row.reason, row.started, row.finished
+        ),
+        owner=row.owner,
+        created=row.created,
+        details=details,
+    )
+
+
+def _parsed(stored: str | None) -> Any:
+    """A JSON value; None for one that can't be read, which must not hide the rest of its job."""
+    if stored is None:
+        return None
+    try:
+        return json.loads(stored)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _mapping(stored: str | None) -> Mapping[str, Any]:
+    value = _parsed(stored)
+    return value if isinstance(value, dict) else {}
