@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 
-from caliban import __version__
+from caliban import __version__, home
 from caliban.errors import UsageError
 
 # name -> what it does, in one line. Each is a module of caliban.commands.
@@ -20,8 +19,8 @@ COMMANDS: Mapping[str, str] = {
 
 DESCRIPTION = "Run research code, unchanged, in containers, and keep a record of every job."
 
-# The values of these options may begin with a dash, which argparse takes for another option.
-_DASHED_VALUES = ("--docker_run_args",)
+# The value of this option may begin with a dash, which argparse takes for another option.
+_DASHED_VALUE = "--docker_run_args"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -44,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     fast = _parser(HelpfulParser, name, command)
     if "--helpfull" in own or _has_unknown_options(own, fast, name):
         return _run_with_absl(own, script_args, name, command)
-    return _dispatch(_parse(fast, own, name), script_args)
+    return _dispatch(_parse(fast, own, name), own, script_args)
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,7 +87,7 @@ def _flagfile_words(path: str) -> list[str]:
 
     words: list[str] = []
     try:
-        lines = Path(path).expanduser().read_text().splitlines()
+        lines = home.expand(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read flagfile {path}: {error}") from None
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -180,11 +179,29 @@ def _join_dashed_values(words: Sequence[str]) -> list[str]:
     joined: list[str] = []
     rest = iter(words)
     for word in rest:
-        if word in _DASHED_VALUES and (value := next(rest, None)) is not None:
+        # argparse takes any unambiguous beginning of an option's name.
+        is_option = word.startswith("--do") and _DASHED_VALUE.startswith(word)
+        if is_option and (value := next(rest, None)) is not None:
             joined.append(f"{word}={value}")
         else:
             joined.append(word)
     return joined
+
+
+def _stray(stray: Sequence[str], own: Sequence[str], script_args: Sequence[str]) -> UsageError:
+    """The error about arguments between the module and the "--", with both ways to mend it."""
+    import shlex
+
+    rest = len(own) - len(stray)
+    flags, module = own[: rest - 1], own[rest - 1]
+    through = ["--", *script_args] if script_args else []
+    before = shlex.join(["caliban", *flags, *stray, module, *through])
+    after = shlex.join(["caliban", *flags, module, "--", *stray, *script_args])
+    return UsageError(
+        f"'{shlex.join(stray)}' stands after the module, but not after '--'",
+        f"Flags of caliban go before the module:      {before}\n"
+        f"Arguments of your own code go after a '--':  {after}",
+    )
 
 
 def _run_with_absl(
@@ -198,24 +215,18 @@ def _run_with_absl(
     args = _parse(parser, own, name)
     try:
         app.run(
-            lambda _: _dispatch(args, script_args), argv=["caliban"], flags_parser=lambda argv: argv
+            lambda _: _dispatch(args, own, script_args),
+            argv=["caliban"],
+            flags_parser=lambda argv: argv,
         )
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
     return 0
 
 
-def _dispatch(args: argparse.Namespace, script_args: Sequence[str]) -> int:
-    stray = getattr(args, "stray", [])
-    if stray:
-        words = " ".join(stray)
-        before = f"caliban {args.command} {words} {args.module}"
-        after = f"caliban {args.command} {args.module} -- {words}"
-        raise UsageError(
-            f"'{words}' stands after the module, but not after '--'",
-            f"Flags of caliban go before the module:      {before}\n"
-            f"Arguments of your own code go after a '--':  {after}",
-        )
+def _dispatch(args: argparse.Namespace, own: Sequence[str], script_args: Sequence[str]) -> int:
+    if getattr(args, "stray", []):
+        raise _stray(args.stray, own, script_args)
     if script_args and not hasattr(args, "module"):
         raise UsageError(f"'caliban {args.command}' takes no arguments after '--'")
     args.script_args = tuple(script_args)

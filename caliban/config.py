@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ class MLFlow:
     region: str
     db: str
     user: str
-    password: str
+    password: str = field(repr=False)
     artifact_root: str
     debug: bool = False
 
@@ -69,6 +70,7 @@ class Config:
             "julia_version": self.julia_version,
             "mlflow_config": self.mlflow,
             "uv": self.uv,
+            "gcloud.project_id": self.gcloud.project_id,
         }
         return [
             f'"{key}" in {FILE_NAME} has no effect yet' for key, value in asked.items() if value
@@ -137,7 +139,8 @@ def parse(content: Mapping[str, Any], name: str = FILE_NAME) -> Config:
         try:
             accepts.validate(value)
         except SchemaError:
-            problems.append(f'"{key}": expected {expected}, found {_shown(value)}')
+            found = _shape(value) if key in ("mlflow_config", "uv") else _shown(value)
+            problems.append(f'"{key}": expected {expected}, found {found}')
     if problems:
         raise UsageError("\n  ".join([f"{name} has errors:", *problems]))
     return _build(content)
@@ -148,10 +151,14 @@ def _checks() -> dict[str, tuple[str, Any]]:
     from schema import And, Optional, Or, Schema
 
     def is_image(value: str) -> bool:
-        return bool(value.strip()) and "{" not in value.replace("{}", "")
+        filled = value.strip().replace("{}", "")
+        return bool(re.fullmatch(r"[^\s{}-][^\s{}]*", filled))
+
+    def is_package(value: str) -> bool:
+        return bool(re.fullmatch(r"[A-Za-z0-9][\w.+:~=/*-]*", value.strip()))
 
     text: Any = And(str, str.strip)
-    texts = [text]
+    packages: list[Any] = [And(str, is_package)]
     base: Any = And(str, is_image)
     sides = 'with one or both of the keys "cpu" and "gpu"'
     fields = dict.fromkeys(("project", "region", "db", "user", "password"), text)
@@ -159,7 +166,7 @@ def _checks() -> dict[str, tuple[str, Any]]:
     described: dict[str, tuple[str, Any]] = {
         "apt_packages": (
             f"a list of package names, or an object {sides} that hold such lists",
-            Or(texts, {Optional("cpu"): texts, Optional("gpu"): texts}),
+            Or(packages, {Optional("cpu"): packages, Optional("gpu"): packages}),
         ),
         "base_image": (
             "the name of an image, in which {} stands for cpu or gpu, "
@@ -222,10 +229,15 @@ def _fill(name: str, mode: Mode) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value for a message, cut short, and without passwords."""
+    """A value for a message, cut short."""
     import json
 
-    if isinstance(value, dict):
-        value = {key: "***" if key == "password" else each for key, each in value.items()}
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _shape(value: object) -> str:
+    """What a value is, without what is in it: a password, perhaps under a misspelt name."""
+    if isinstance(value, dict):
+        return f"an object with the keys {', '.join(map(repr, value))}" if value else "{}"
+    return f"a {type(value).__name__}"

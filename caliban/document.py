@@ -87,6 +87,10 @@ def _decode(name: str, data: bytes) -> str:
         ) from error
 
 
+# A line with such a word is not shown: a configuration may hold the password of a database.
+_SECRET = re.compile("passw|secret|token", re.IGNORECASE)
+
+
 def _error(name: str, text: str, at: int, problem: str) -> UsageError:
     """An error that shows the place `text[at]`."""
     start = text.rfind("\n", 0, at) + 1
@@ -95,7 +99,7 @@ def _error(name: str, text: str, at: int, problem: str) -> UsageError:
     message = f"{name}:{line}:{at - start + 1}: {problem}"
     first = max(start, at - 60)
     excerpt = text[first : min(at + 20, len(text) if end < 0 else end)]
-    if excerpt.strip():
+    if excerpt.strip() and not _SECRET.search(text[start : len(text) if end < 0 else end]):
         excerpt = "".join(each if each.isprintable() else " " for each in excerpt).rstrip()
         message += f"\n  {excerpt}\n  {' ' * (at - first)}^"
     return UsageError(message)

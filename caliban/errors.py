@@ -7,6 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Exit code of a command that a signal ended.
+INTERRUPTED = 130
+
 
 class CalibanError(Exception):
     """Something failed that the user can read about and act on.
@@ -68,5 +71,6 @@ class Problems:
         if self._found:
             lines = [f"{len(self._found)} problems:"]
             for error in self._found:
-                lines += [f"- {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+                message = error.message.replace("\n", "\n  ")
+                lines += [f"- {message}", *([f"  {error.hint}"] if error.hint else [])]
             raise UsageError("\n".join(lines))

@@ -4,19 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from caliban import config as config_module
-from caliban import terminal
-from caliban.config import Config
-from caliban.errors import Problems
-from caliban.model import module
-from caliban.model.image import ImagePlan, Mode
-
-if TYPE_CHECKING:
-    from caliban.docker.identity import Credentials
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +50,13 @@ def add_code_arguments(parser: argparse.ArgumentParser) -> None:
         "Python script, and any other file by bash.",
     )
     through = parser.add_argument_group("pass-through arguments")
-    through.add_argument(
+    stray = through.add_argument(
         "stray",
         nargs=argparse.REMAINDER,
         metavar="-- YOUR_ARGS",
         help="Everything after '--' is passed to your code, untouched.",
     )
+    stray.required = False  # or argparse names it among what is missing, when the module is
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,68 +102,6 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-@dataclass(frozen=True)
-class ImageChoice:
-    """What the image arguments, the environment and the project's files come to.
-
-    Attributes:
-      config: the project's .calibanconfig.json.
-      mode: CPU or GPU.
-      plan: what the image holds.
-      credentials: those that the containers get.
-    """
-
-    config: Config
-    mode: Mode
-    plan: ImagePlan
-    credentials: Credentials
-
-
-def image_choice(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
-    """Reads the arguments of add_image_arguments and add_code_arguments.
-
-    Args:
-      args: the parsed command line.
-      problems: where what is wrong is collected.
-
-    Returns:
-      The choice; None if `problems` has something now.
-    """
-    from caliban.docker import identity, project
-
-    directory = Path.cwd()
-    config = problems.attempt(lambda: config_module.load(directory), Config())
-    mode = Mode.CPU if args.nogpu else config.default_mode or Mode.GPU
-    code = problems.attempt(lambda: module.find(args.module, directory), None)
-    key = config_module.choose(
-        args.cloud_key,
-        os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"),
-        config.gcloud.cloud_key,
-        "",
-    )
-    credentials = problems.attempt(
-        lambda: identity.credentials(key, os.environ), identity.Credentials()
-    )
-    planned = problems.attempt(
-        lambda: project.plan(
-            directory,
-            mode,
-            config.base_image(mode, os.environ),
-            code,
-            extras=args.extras,
-            apt_packages=config.apt_packages.get(mode, ()),
-            directories=args.dir,
-        ),
-        None,
-    )
-    if planned is None or code is None:
-        return None
-    plan, warnings = planned
-    for each in (*warnings, *config.unused):
-        terminal.warn(each)
-    return ImageChoice(config, mode, plan, credentials)
 
 
 def natural_number(text: str) -> int:

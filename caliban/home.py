@@ -13,6 +13,11 @@ def path(*names: str) -> Path:
     return Path("~/.caliban").expanduser().joinpath(*names)
 
 
+def expand(name: str) -> Path:
+    """A path with a leading "~" replaced; one of an unknown user is left as it is."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib raises for an unknown user
+
+
 def directory(*names: str) -> Path:
     """A folder inside ~/.caliban, made if it is not there.
 

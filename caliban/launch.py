@@ -181,9 +181,12 @@ def count_of_jobs(number: int) -> str:
     return "1 job" if number == 1 else f"{number} jobs"
 
 
+_LOGS = "logs"
+
+
 def log_path(uid: str) -> Path:
     """The file that keeps what a job has printed."""
-    return home.directory("logs") / f"{uid}.log"
+    return home.path(_LOGS) / f"{uid}.log"
 
 
 class _Log:
@@ -207,6 +210,7 @@ class _Log:
             self._file.close()
 
     def _open(self) -> None:
+        home.directory(_LOGS)
         self._path.touch(mode=0o600)
         self._file = self._path.open("ab", buffering=0)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from caliban import interrupt
-from caliban.errors import CalibanError
+from caliban.errors import INTERRUPTED, CalibanError
 
-INTERRUPTED = 130
 BUG = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -40,6 +40,7 @@ def guarded(program: str, action: Callable[[], int]) -> int:
       program: name that the message starts with.
       action: what to do; returns the exit code.
     """
+    _prepare_streams()
     try:
         with interrupt.by_any_signal():
             code = action()
@@ -52,13 +53,16 @@ def guarded(program: str, action: Callable[[], int]) -> int:
         _report(program, "interrupted")
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.ENOSPC):
             _report_bug(program, error)
             return BUG
-        # The reader of our output has gone: `| head` for one, or a closed terminal. Python would
-        # complain again when it flushes at exit, and nobody is left to read that either.
+        # Python would flush again at exit what could not be written, and complain again.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            _report(program, "the disk is full")
+            return CalibanError.exit_code
+        # The reader of our output has gone: `| head` for one, or a closed terminal.
         os.dup2(nowhere, sys.stderr.fileno())
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary: what arrives here is a bug
@@ -66,11 +70,20 @@ def guarded(program: str, action: Callable[[], int]) -> int:
         return BUG
 
 
+def _prepare_streams() -> None:
+    """Makes stdout and stderr take anything, also where the caller closed them (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the whole process
+        # Arguments and file names may be bytes that are no text; they go out as they came in.
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
+
+
 def _report(program: str, message: str, hint: str = "") -> None:
     from caliban import terminal
 
-    # What was printed before comes first, also where both streams go to one place.
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
     terminal.note(f"{terminal.paint(f'{program}: error:', 'red', sys.stderr)} {message}")
     if hint:

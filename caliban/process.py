@@ -89,7 +89,7 @@ def spawn(
     merge_stderr: bool = False,
 ) -> Child:
     """As `start`, for a program that outlives the caller's block; end it with `close`."""
-    try:
+    with _errors(command):
         return subprocess.Popen(
             command,
             stdin=stdin,
@@ -98,6 +98,33 @@ def spawn(
             env={**os.environ, **environment} if environment else None,
             start_new_session=True,
         )
+
+
+def leave(command: Sequence[str]) -> None:
+    """Starts a program that goes on by itself, even after this one, and whose output nobody needs.
+
+    Raises:
+      CalibanError: there is no such program.
+    """
+    with _errors(command):
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    _left.append(child)
+
+
+# Kept, because Python warns of a child that is forgotten while it runs.
+_left: list[Child] = []
+
+
+@contextmanager
+def _errors(command: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise CalibanError(
             f"the program '{command[0]}' is not installed, or not on PATH",
@@ -105,17 +132,6 @@ def spawn(
         ) from None
     except OSError as error:
         raise CalibanError(f"cannot start {shlex.join(command)}: {error.strerror}") from None
-
-
-def leave(command: Sequence[str]) -> None:
-    """Starts a program that goes on by itself and whose output nobody needs."""
-    subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def close(child: Child) -> None:
@@ -155,8 +171,9 @@ def is_alive(owner: str) -> bool | None:
 def _start_time(pid: int) -> str:
     """When a process started, in a form that only serves for comparison; "" if there is none."""
     try:
-        # Field 22 of /proc/PID/stat (man 5 proc), counted after the name, which may hold spaces.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # Counted after the name, which may hold spaces: field 3 of `man 5 proc` comes first.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""

@@ -31,6 +31,7 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
 def note(text: str, colour: str = "") -> None:
     """Tells the user something that is not the result: a line on stderr."""
+    sys.stdout.flush()  # what was printed before comes first, also where both go to one place
     print(paint(text, colour, sys.stderr) if colour else text, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -86,21 +87,18 @@ class Folded:
         self._step = ""
         self._folds = sys.stderr.isatty()
 
-    def step(self, name: str) -> None:
-        """The program begins another step."""
-        self._step = name
-        self.recent.clear()
-
-    def line(self, text: str) -> None:
-        """The program has printed a line."""
+    def line(self, text: str, begins: str = "") -> None:
+        """The program has printed a line, with which the step `begins` starts, if it is given."""
+        step = self._step
+        if begins:
+            step, self._step = "", begins
+            self.recent.clear()
         self.recent = [*self.recent[-self._KEPT :], text]
         if not self._folds:
             note(text)
             return
-        import shutil
-
-        width = shutil.get_terminal_size().columns - 1
-        shown = f"  {self._step}  {text.strip()}" if self._step else f"  {text.strip()}"
+        width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+        shown = "  ".join(["", *filter(None, [step, text.strip()])])
         sys.stderr.write("\r\033[K" + paint(shown.expandtabs(1)[:width], "dim", sys.stderr))
         sys.stderr.flush()
 

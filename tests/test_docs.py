@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import caliban
-from caliban import cli, config, document, expansion, main
+from caliban import cli, config, document, errors, expansion, main
 from caliban.model import experiment
 
 ROOT = Path(caliban.__file__).parent.parent
@@ -203,7 +203,7 @@ def test_every_environment_variable_that_the_program_reads_has_a_row() -> None:
 
 def test_the_page_on_exit_codes_has_those_of_the_program() -> None:
     rows = re.findall(r"^\| (\d+) \|", (DOCS / "exit-codes.md").read_text(), re.MULTILINE)
-    assert {0, 1, 2, main.BUG, main.INTERRUPTED, main.BROKEN_PIPE} == set(map(int, rows))
+    assert {0, 1, 2, main.BUG, errors.INTERRUPTED, main.BROKEN_PIPE} == set(map(int, rows))
 
 
 def test_the_layout_names_every_file_of_the_package() -> None:

@@ -20,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image and prints its id on stdout."""
+    from caliban.commands import image_choice
+
     problems = Problems()
-    choice = flags.image_choice(args, problems)
+    choice = image_choice.choose(args, problems)
     problems.check()
     assert choice is not None
 

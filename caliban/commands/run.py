@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -18,13 +19,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
-from caliban.errors import EngineError, Problems, UsageError
-from caliban.model import experiment
-from caliban.model.experiment import Experiment
-from caliban.model.image import Mode
-from caliban.model.job import Status
+from caliban.errors import INTERRUPTED, EngineError, Problems, UsageError
 
 if TYPE_CHECKING:
+    from caliban.commands.image_choice import ImageChoice
     from caliban.docker.engine import Engine
     from caliban.launch import Launched
     from caliban.platform.local import Options
@@ -32,7 +30,10 @@ if TYPE_CHECKING:
 NOT_BUILT = "caliban:not-built-yet"
 
 # Arguments of `docker run` that would take a container out of caliban's sight.
-_REFUSED = ("--name", "--detach", "-d", "--cidfile", "--restart")
+_REFUSED = ("--name", "--detach", "--cidfile", "--restart")
+
+# Short flags written as one word, of which one detaches: "-itd".
+_DETACHES = re.compile(r"-[itPq]*d[itPq]*")
 
 # How many failed jobs a summary names.
 _NAMED = 20
@@ -48,19 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
+    from caliban import launch
+    from caliban.commands import image_choice
+    from caliban.docker import build
+    from caliban.docker.containers import Containers
+    from caliban.docker.engine import Engine
+    from caliban.model import experiment
+    from caliban.model.experiment import Experiment
+    from caliban.platform.local import LocalBackend
+
     problems = Problems()
-    choice = flags.image_choice(args, problems)
+    choice = image_choice.choose(args, problems)
     config = problems.attempt(lambda: _read(args.experiment_config), None)
     run_args = problems.attempt(lambda: _split(args.docker_run_args), None)
     problems.check()
     assert choice is not None and run_args is not None
     experiments = (Experiment(args.script_args, each) for each in experiment.expand(config))
-
-    from caliban import launch
-    from caliban.docker import build
-    from caliban.docker.containers import Containers
-    from caliban.docker.engine import Engine
-    from caliban.platform.local import LocalBackend
 
     engine = Engine()
     options = _options(choice, engine, args.image_id, run_args, write=not args.dry_run)
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(
-    choice: flags.ImageChoice,
+    choice: ImageChoice,
     engine: Engine,
     image_id: str | None,
     run_args: tuple[str, ...],
@@ -109,22 +113,32 @@ def _options(
       write: whether to write the files that the containers need.
     """
     from caliban.docker import identity
-    from caliban.platform.local import Mount, Options
+    from caliban.model.image import Mode
+    from caliban.platform.local import Mount, Options, hide_secrets
 
     uid, gid = os.getuid(), os.getgid()
-    mounts = {str(path): target for path, target in choice.credentials.files.items()}
-    for file in identity.account_files(uid, gid, flags.user_name()) if engine.is_local else ():
+    credentials = choice.credentials
+    accounts = identity.account_files(uid, gid, flags.user_name())
+    if not engine.is_local:
+        # It has other files than this machine: nothing can be mounted.
+        if credentials.files:
+            terminal.warn(f"the engine at {engine.host} is remote: its jobs get no credentials")
+        credentials, accounts = identity.Credentials(), []
+    mounts = {str(path): target for path, target in credentials.files.items()}
+    for file in accounts:
         mounts[str(file.path)] = file.target
         if write:
             file.write()
     module = choice.plan.module
+    visible, secrets = hide_secrets(run_args)
     return Options(
         command=module.command if image_id and module else (),
         gpus=choice.mode is Mode.GPU,
         user=f"{uid}:{gid}",
         mounts=tuple(Mount(source, target) for source, target in mounts.items()),
-        environment=tuple(choice.credentials.environment.items()),
-        run_args=run_args,
+        environment=tuple(credentials.environment.items()),
+        run_args=tuple(visible),
+        secrets=tuple(secrets.items()),
     )
 
 
@@ -144,9 +158,10 @@ def _read(source: str | None) -> object:
     if source is None:
         return {}
     from caliban import document
+    from caliban.model import experiment
 
     config = document.read(source)
-    experiment.validate(config)
+    experiment.validate(config, source)
     return config
 
 
@@ -157,7 +172,7 @@ def _split(run_args: str) -> tuple[str, ...]:
     except ValueError as error:
         raise UsageError(f"--docker_run_args cannot be read: {error}: {run_args}") from None
     for word in words:
-        if word.partition("=")[0] in _REFUSED:
+        if word.partition("=")[0] in _REFUSED or _DETACHES.fullmatch(word):
             raise UsageError(
                 f"--docker_run_args must not hold '{word}'",
                 "caliban names, follows and removes the containers itself.",
@@ -179,7 +194,7 @@ def _existing(engine: Engine, reference: str) -> str:
 def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
     """Says what became of the jobs, and which failed; returns the exit code."""
     from caliban import launch
-    from caliban.main import INTERRUPTED
+    from caliban.model.job import Status
 
     counts = Counter(job.outcome.status for job in jobs)
     failed = [job for job in jobs if job.outcome.status is Status.FAILED]

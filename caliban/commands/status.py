@@ -105,9 +105,12 @@ def _describe_spec(spec: Mapping[str, Any]) -> str:
 def _describe_command(job: Job) -> str:
     from caliban import launch
 
+    return f"{_module_name(job)} {launch.quoted(job.experiment)}".strip()
+
+
+def _module_name(job: Job) -> str:
     module = job.container_spec.get("module")
-    name = module.get("name", "") if isinstance(module, Mapping) else ""
-    return f"{name} {launch.quoted(job.experiment)}".strip()
+    return str(module.get("name", "")) if isinstance(module, Mapping) else ""
 
 
 def _describe_job(job: Job) -> str:
@@ -126,6 +129,8 @@ def _describe_job(job: Job) -> str:
 
 def as_json(job: Job) -> dict[str, Any]:
     """A job as JSON, for programs; times are ISO 8601 in UTC."""
+    from caliban import launch
+
     outcome = job.outcome
     return {
         "job": job.id,
@@ -133,6 +138,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "user": job.user,
         "xgroup": job.group,
         "experiment": job.experiment_id,
+        "module": _module_name(job),
         "args": list(job.experiment.args),
         "params": dict(job.experiment.params),
         "platform": job.submission.platform,
@@ -140,6 +146,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "status": outcome.status.value,
         "exit_code": outcome.exit_code,
         "reason": outcome.reason,
+        "log": str(launch.log_path(job.uid)),
         "created": job.created.isoformat(),
         "started": outcome.started and outcome.started.isoformat(),
         "finished": outcome.finished and outcome.finished.isoformat(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import itertools
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,13 +15,27 @@ from pathlib import Path
 from caliban import __version__, home, process, terminal
 from caliban.docker import context, dockerfile
 from caliban.docker.engine import Engine
-from caliban.errors import BuildError, UsageError
+from caliban.errors import BuildError, CalibanError, UsageError
 from caliban.model.image import ImagePlan
 
-LABEL = "caliban"
+# The first line of a step, as the legacy builder, podman and BuildKit write it: "2/9".
+_STEP = re.compile(r"(?:Step |STEP |#\d+ \[[^\]]*?)(\d+/\d+)(?: ?:|\])")
 
-# The first line of a step, as the legacy builder writes it and as BuildKit does: "2/9".
-_STEP = re.compile(r"Step (\d+/\d+) :|#\d+ \[[^\]]*?\s*(\d+/\d+)\]")
+# What BuildKit puts before each line that a step prints: its number and the time.
+_PREFIX = re.compile(r"#\d+ \d+\.\d+ +")
+
+# What the builders themselves say: of a step's progress, and after it has failed.
+_PROGRESS = re.compile(r"#\d+ |--->|Step |STEP |Removing intermediate container ")
+_FAILURE = re.compile(
+    r"The command '|building at STEP |#\d+ ERROR|(ERROR: )?(failed to solve|executor failed)"
+)
+
+_WARNING = "warning: "
+
+# The legacy builder shows in red what a step writes to stderr.
+_COLOUR = re.compile(r"\x1b\[\d*m")
+
+_CLIENT = re.compile(r"Docker version (\d+)\.")
 
 
 class Builder(enum.Enum):
@@ -41,7 +57,8 @@ def ensure(
     Args:
       plan: what the image holds.
       engine: where it is built.
-      excluded: files that must not be copied, see context.files.
+      excluded: files that must not be copied, see context.files; the key that
+        $GOOGLE_APPLICATION_CREDENTIALS names never is, whether it is used or not.
       no_cache: whether to build it anew, from the first step on.
 
     Returns:
@@ -52,14 +69,15 @@ def ensure(
       UsageError: the base image cannot be had, or a file of the project cannot be read.
       EngineError: the engine does not answer.
     """
-    files = context.files(plan, excluded)
+    key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    files = context.files(plan, [*excluded, *([Path(key)] if key else [])])
     base_id = _base(plan.base_image, engine)
     name = f"caliban:{plan.mode.value}-{context.fingerprint(plan, base_id, files)}"
     with _one_at_a_time(name):
         found = None if no_cache else engine.image_id(name)
         if found is not None:
             return found
-        _build(plan, name, files, no_cache)
+        _build(plan, engine, name, files, no_cache)
     built = engine.image_id(name)
     if built is None:
         raise BuildError(f"the image {name} was built, but the engine at {engine.host} lacks it")
@@ -76,21 +94,32 @@ def _base(name: str, engine: Engine) -> str:
         code, output = _show(child)
     if code or (pulled := engine.image_id(name)) is None:
         raise UsageError(
-            f"the base image {name} cannot be pulled: {_last_line(output)}",
+            f"the base image {name} cannot be pulled: {_reason(output)}",
             'Name an image that can be had as "base_image" in .calibanconfig.json, or in '
             "$CALIBAN_BASE_IMAGE; an image that the engine already has is used without a registry.",
         )
     return pulled
 
 
-def _build(plan: ImagePlan, name: str, files: Sequence[context.File], no_cache: bool) -> None:
-    builder = detect_builder()
+def _build(
+    plan: ImagePlan, engine: Engine, name: str, files: Sequence[context.File], no_cache: bool
+) -> None:
+    builder = detect_builder(engine)
     text = dockerfile.render(plan, buildkit=builder is Builder.BUILDKIT)
-    command = ["docker", "build", "--rm", "--tag", name, "--label", f"{LABEL}={__version__}"]
-    command += ["--label", f"{LABEL}.base={plan.base_image}"]
+    labels = {"": __version__, ".base": plan.base_image, ".fingerprint": name.rpartition("-")[2]}
+    command = ["docker", "build", "--force-rm", "--tag", name]
+    for key, value in labels.items():
+        command += ["--label", f"{dockerfile.LABEL}{key}={value}"]
     command += ["--no-cache", "-"] if no_cache else ["-"]
+    environment = {
+        "DOCKER_BUILDKIT": builder.value,
+        "BUILDKIT_PROGRESS": "plain",
+        # The engine's own builder: another one knows neither its images nor where they belong.
+        "BUILDX_BUILDER": "default",
+        # With attestations, an image becomes a list of images, which not every platform takes.
+        "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+    }
     terminal.note(f"Building the image {name}")
-    environment = {"DOCKER_BUILDKIT": builder.value, "BUILDKIT_PROGRESS": "plain"}
     with (
         process.start(command, process.PIPE, environment, merge_stderr=True) as child,
         _sending(text, files, child) as problems,
@@ -100,43 +129,59 @@ def _build(plan: ImagePlan, name: str, files: Sequence[context.File], no_cache: 
         raise problems[0]
     if code:
         raise BuildError(
-            f"the image could not be built: {_last_line(output)}",
+            f"the image could not be built: {_reason(output)}",
             "The output of the step that failed stands above.",
         )
 
 
-def detect_builder() -> Builder:
+def detect_builder(engine: Engine) -> Builder:
     """Finds out whether `docker build` can use BuildKit.
 
     A client from 23 on needs the buildx plugin for that, and stops with an error when it is asked
-    for BuildKit without it. Older ones carry it in themselves.
+    for BuildKit without it. Older ones carry it in themselves. podman builds by itself, for
+    clients that believe it to be the legacy builder.
+
+    Args:
+      engine: where images are built.
+
+    Raises:
+      EngineError: it does not answer.
     """
+    if os.environ.get("DOCKER_BUILDKIT") == "0" or _is_podman(engine):
+        return Builder.LEGACY
     if process.run(["docker", "buildx", "version"]).exit_code == 0:
         return Builder.BUILDKIT
-    version = process.run(["docker", "version", "--format", "{{.Client.Version}}"]).stdout
-    major = version.partition(".")[0].strip()
-    return Builder.BUILDKIT if major.isdigit() and int(major) < 23 else Builder.LEGACY
+    version = _CLIENT.search(process.run(["docker", "--version"]).stdout)
+    return Builder.BUILDKIT if version and int(version[1]) < 23 else Builder.LEGACY
+
+
+def _is_podman(engine: Engine) -> bool:
+    with engine.errors("asking the engine for its version"):
+        components = engine.client.version().get("Components") or []
+    return any("Podman" in str(component.get("Name")) for component in components)
 
 
 @contextlib.contextmanager
 def _sending(
     text: str, files: Sequence[context.File], child: process.Child
-) -> Iterator[list[UsageError]]:
+) -> Iterator[list[CalibanError]]:
     """Feeds the build context to the builder while its output is read.
 
     Yields:
       A list that holds what went wrong on the way, once the block has ended.
     """
-    problems: list[UsageError] = []
+    problems: list[CalibanError] = []
 
     def send() -> None:
         assert child.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError), child.stdin as stream:
                 context.write(text, files, stream)
-        except UsageError as error:
-            problems.append(error)
+        except (CalibanError, OSError) as error:
             child.terminate()
+            if not isinstance(error, CalibanError):
+                error = BuildError(f"the project's files cannot be read to their end: {error}")
+            problems.append(error)
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
@@ -151,32 +196,43 @@ def _sending(
 def _show(child: process.Child) -> tuple[int, list[str]]:
     """Shows a program's progress; returns its exit code and the lines of its last step."""
     view = terminal.Folded()
+    warnings: list[str] = []
     for line in child.stdout or ():
-        text = line.decode(errors="replace").rstrip("\r\n")
-        if match := _STEP.match(text):
-            view.step(f"step {match[1] or match[2]}")
-        view.line(text)
+        text = _COLOUR.sub("", line.decode(errors="replace")).rstrip("\r\n")
+        step = _STEP.match(text)
+        view.line(text, begins=f"step {step[1]}" if step else "")
+        said = _PREFIX.sub("", text)
+        if said.startswith(_WARNING):
+            warnings.append(said.removeprefix(_WARNING))
     code = child.wait()
     view.end(failed=code != 0)
+    # Among a hundred lines, or folded away, nobody would see them.
+    for warning in warnings:
+        terminal.warn(warning)
     return code, view.recent
 
 
-def _last_line(lines: Sequence[str]) -> str:
-    """The line that most likely says what went wrong."""
-    for line in reversed(lines):
-        if line.strip():
-            return line.strip()
-    return "the program gave no reason"
+def _reason(lines: Sequence[str]) -> str:
+    """The line that most likely says what went wrong: the last one that the failed step wrote."""
+    told = [_PREFIX.sub("", line).strip() for line in lines]
+    before = itertools.takewhile(lambda line: not _FAILURE.match(line), told)
+    own = [line for line in before if line and not _PROGRESS.match(line)]
+    return (own or [line for line in told if line] or ["the program gave no reason"])[-1]
 
 
 @contextlib.contextmanager
 def _one_at_a_time(name: str) -> Iterator[None]:
     """Lets one process of this user build an image while the others wait for it."""
     path = home.directory("locks") / name.replace(":", "-")
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever had the lock before has removed its file: it excludes nobody who comes now.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                    break
         try:
             yield
         finally:
-            # Whoever waits for the lock holds the file open, and needs no name for it.
             path.unlink(missing_ok=True)

@@ -39,8 +39,8 @@ class Containers:
           command: a `docker run` that stays in the foreground.
           environment: variables for `docker run`, which passes on those that its --env names.
         """
-        # From two pipes, nobody can tell what came first. Where it all goes to one place anyway, one
-        # pipe keeps the order in which the job wrote.
+        # From two pipes, nobody can tell what came first. Where it all goes to one place anyway,
+        # one pipe keeps the order in which the job wrote.
         return process.spawn(
             command, environment=environment, merge_stderr=terminal.streams_are_one()
         )
@@ -153,9 +153,9 @@ def _outcome(state: Mapping[str, Any]) -> Outcome:
         return Outcome(Status.SUBMITTED)
     if phase not in ("exited", "dead"):
         return Outcome(Status.RUNNING, started=started)
-    if state.get("OOMKilled"):
-        return Outcome(Status.FAILED, code, "out of memory", started, finished)
     status, reason = _meaning(code)
+    if state.get("OOMKilled") and code:
+        reason = "out of memory"
     return Outcome(status, code, reason, started, finished)
 
 
@@ -175,7 +175,11 @@ def _meaning(code: int) -> tuple[Status, str]:
             return Status.FAILED, f"signal {code - 128} ({signal.Signals(code - 128).name})"
         except ValueError:
             pass
-    return Status.FAILED, f"exit code {code}"
+    return Status.FAILED, f"exit code {code}{_SHELL_CODES.get(code, '')}"
+
+
+# What shells, and the init process of a container, mean by these.
+_SHELL_CODES = {126: " (the command cannot be executed)", 127: " (command not found)"}
 
 
 def _first_line(text: str) -> str:

@@ -10,14 +10,20 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, NoReturn
 
-from caliban.docker.dockerfile import PROJECT_FOLDER, render
+from caliban.docker.dockerfile import CODE, DEPENDENCIES, directory_folder, render
 from caliban.errors import UsageError
 from caliban.model.image import ImagePlan
 
 # Never part of an image: what Python and git write beside the code changes without the code.
 _IGNORED_FOLDERS = frozenset({"__pycache__", ".git"})
+
+# What a setup.py may read while it tells the project's dependencies.
+_READ_BY_SETUP = ("setup.cfg", "pyproject.toml", "README.md", "README.rst", "README")
+
+# Time of every file: the second day that a zip archive can express, wherever on earth it is read.
+_MTIME = 315619200
 
 
 @dataclass(frozen=True)
@@ -25,46 +31,63 @@ class File:
     """A file, folder or link of the context.
 
     Attributes:
-      name: its path inside the project, with forward slashes.
+      folder: the folder of the context that it lies in, see the module `dockerfile`.
+      name: its path in that folder and in the project, with forward slashes; "." is the folder.
       path: where it is on this machine.
       info: its lstat.
     """
 
+    folder: str
     name: str
     path: Path
     info: os.stat_result
 
 
 def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
-    """Lists what an image needs of the project, sorted by name, each once.
+    """Lists what an image needs of the project, sorted by folder and name.
 
-    The project's .dockerignore is honoured. Folders named __pycache__ and .git are left out.
+    The project's .dockerignore is honoured. Folders named __pycache__ and .git are left out, and so
+    are virtual environments. A file that is in two directories to copy is listed with the first.
 
     Args:
       plan: the image.
       excluded: files that are never copied: credentials that happen to lie inside the project.
 
     Raises:
-      UsageError: the .dockerignore leaves out what the image needs.
+      UsageError: the .dockerignore leaves out what the image needs, a folder cannot be read, or the
+        whole home directory would be copied.
     """
     project = Path(plan.directory)
+    found = {(file.folder, file.name): file for file in _declarations(plan, project)}
+    roots = {directory_folder(index): name for index, name in enumerate(plan.directories)}
+    if plan.module:
+        roots[CODE] = plan.module.copied
+    if "." in roots.values() and Path.home().resolve().is_relative_to(project.resolve()):
+        raise UsageError(
+            f"all of {project} would be copied into the image, and that includes your home "
+            "directory",
+            "Move the project into a folder of its own, or the code into a folder of the project.",
+        )
     secrets = {path.resolve() for path in excluded}
     kept = _kept(project)
-    found: dict[str, File] = {}
-    for name in (*plan.requirements, *filter(None, [plan.project])):
-        found[name] = File(name, project / name, (project / name).stat())
-    roots = [*plan.directories, *([plan.module.copied] if plan.module else [])]
-    for root in roots:
-        for file in _walk(project, root):
-            if (kept is None or file.name in kept) and file.path.resolve() not in secrets:
-                found[file.name] = file
-    if plan.module and not any(
-        name == root or name.startswith(f"{root}/") or root == "."
-        for root in [plan.module.copied]
-        for name in found
-    ):
+    taken: set[str] = set()
+    for folder, root in roots.items():
+        for file in _walk(project, folder, root):
+            if (kept is not None and file.name not in kept) or file.name in taken:
+                continue
+            if secrets and file.path.resolve() in secrets:
+                continue
+            found[folder, file.name] = file
+            if not stat.S_ISDIR(file.info.st_mode):
+                taken.add(file.name)
+    if plan.module and not _is_there(plan.module.copied, taken):
         raise UsageError(f".dockerignore leaves out {plan.module.copied}, which holds the code")
-    return [found[name] for name in sorted(found)]
+    return [found[key] for key in sorted(found)]
+
+
+def _is_there(root: str, names: Iterable[str]) -> bool:
+    """Whether there is anything of what the code needs."""
+    return any(root == "." or name == root or name.startswith(f"{root}/") for name in names)
 
 
 def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:
@@ -83,7 +106,8 @@ def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:
     """
     total = hashlib.sha256(f"{render(plan)}\0{base_id}\0".encode())
     for file in context:
-        total.update(f"{file.name}\0{_mode(file):o}\0".encode(errors="surrogateescape"))
+        place = f"{file.folder}/{file.name}\0{_mode(file):o}\0"
+        total.update(place.encode(errors="surrogateescape"))
         if stat.S_ISLNK(file.info.st_mode):
             total.update(os.fsencode(file.path.readlink()))
         elif stat.S_ISREG(file.info.st_mode):
@@ -100,23 +124,21 @@ def write(dockerfile: str, context: Iterable[File], stream: IO[bytes]) -> None:
 
     Args:
       dockerfile: text of the Dockerfile, which the archive holds as "Dockerfile".
-      context: the files, which it holds under PROJECT_FOLDER.
+      context: the files.
       stream: where the archive is written, which need not be seekable.
 
     Raises:
       UsageError: a file cannot be read.
+      BrokenPipeError: nobody reads the stream any more.
     """
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         text = dockerfile.encode()
         header = tarfile.TarInfo("Dockerfile")
         header.size = len(text)
         archive.addfile(header, io.BytesIO(text))
-        folder = tarfile.TarInfo(PROJECT_FOLDER)
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o777
-        archive.addfile(folder)
         for file in context:
-            header = tarfile.TarInfo(f"{PROJECT_FOLDER}/{file.name}")
-            header.mode = _mode(file)
+            header = tarfile.TarInfo(os.path.normpath(f"{file.folder}/{file.name}"))
+            header.mode, header.mtime = _mode(file), _MTIME
             if stat.S_ISDIR(file.info.st_mode):
                 header.type = tarfile.DIRTYPE
                 archive.addfile(header)
@@ -129,26 +151,41 @@ def write(dockerfile: str, context: Iterable[File], stream: IO[bytes]) -> None:
                     archive.addfile(header, content)
 
 
-def _walk(project: Path, root: str) -> Iterator[File]:
-    """A file, or a folder and all that is in it; sockets, pipes and devices are not copied."""
+def _declarations(plan: ImagePlan, project: Path) -> Iterator[File]:
+    """The files that declare the dependencies, with the folders that they are in."""
+    names = [*plan.requirements, *filter(None, [plan.project])]
+    if plan.project == "setup.py":
+        names += [name for name in _READ_BY_SETUP if (project / name).is_file()]
+    for name in names:
+        for part in (*reversed(PurePosixPath(name).parents), PurePosixPath(name)):
+            yield File(DEPENDENCIES, str(part), project / part, (project / part).stat())
+
+
+def _walk(project: Path, folder: str, root: str) -> Iterator[File]:
+    """A file, or a directory and all that is in it; sockets, pipes and devices are not copied."""
     top = project / root
-    if root != ".":
-        for parent in reversed(PurePosixPath(root).parents[:-1]):
-            yield File(str(parent), project / parent, (project / parent).stat())
-        yield File(root, top, top.stat())
+    for part in (*reversed(PurePosixPath(root).parents), PurePosixPath(root)):
+        yield File(folder, str(part), project / part, (project / part).stat())
     if not top.is_dir():
         return
-    for folder, folders, names in os.walk(top):
-        folders[:] = sorted(name for name in folders if name not in _IGNORED_FOLDERS)
+    for place, folders, names in os.walk(top, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
         for name in (*folders, *sorted(names)):
-            path = Path(folder, name)
+            path = Path(place, name)
             info = path.lstat()
             if (
                 stat.S_ISREG(info.st_mode)
                 or stat.S_ISDIR(info.st_mode)
                 or stat.S_ISLNK(info.st_mode)
             ):
-                yield File(path.relative_to(project).as_posix(), path, info)
+                yield File(folder, path.relative_to(project).as_posix(), path, info)
+
+
+def _is_ignored(folder: Path) -> bool:
+    try:
+        return folder.name in _IGNORED_FOLDERS or (folder / "pyvenv.cfg").is_file()
+    except PermissionError:
+        return False  # it is told of when its content is listed
 
 
 def _mode(file: File) -> int:
@@ -158,18 +195,22 @@ def _mode(file: File) -> int:
     return 0o777 if file.info.st_mode & stat.S_IXUSR else 0o666
 
 
-def _open(file: File) -> BinaryIO:
+def _open(file: File) -> io.BufferedReader:
     try:
         return file.path.open("rb")
     except OSError as error:
-        raise UsageError(
-            f"cannot copy {file.path} into the image: {error.strerror}",
-            "Make it readable, move it out of the project, or name it in .dockerignore.",
-        ) from None
+        _unreadable(error)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UsageError(
+        f"cannot copy {error.filename} into the image: {error.strerror}",
+        "Make it readable, move it out of the project, or name it in .dockerignore.",
+    ) from None
 
 
 def _kept(project: Path) -> set[str] | None:
-    """The paths that .dockerignore leaves in; None without such a file."""
+    """The paths that .dockerignore leaves in, with their folders; None without such a file."""
     ignore = project / ".dockerignore"
     if not ignore.is_file():
         return None
@@ -178,4 +219,8 @@ def _kept(project: Path) -> set[str] | None:
 
     lines = ignore.read_text(errors="replace").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return {Path(path).as_posix() for path in exclude_paths(str(project), patterns)}
+    try:
+        paths = [PurePosixPath(path) for path in exclude_paths(str(project), patterns)]
+    except OSError as error:
+        _unreadable(error)
+    return {str(each) for path in paths for each in (path, *path.parents)}

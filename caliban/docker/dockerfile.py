@@ -7,20 +7,45 @@ import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from caliban.docker.identity import ADC_PATH
 from caliban.model.image import HOME, WORKING_DIRECTORY, ImagePlan
 
-# The build context holds the project's files in a folder of their own, beside the Dockerfile, so
-# that "everything" never includes the Dockerfile.
-PROJECT_FOLDER = "project"
+# Label of every image that caliban makes.
+LABEL = "caliban"
 
+# Folders of the build context, each of which one COPY takes whole. A Dockerfile that named the
+# user's own files would fail for some of their names: the builders read brackets, quotes and
+# dollars in them differently, and BuildKit copies nothing, silently, where it finds nothing.
+DEPENDENCIES = "dependencies"
+CODE = "code"
+
+_DEPENDENCIES_FOLDER = "/opt/dependencies"
 _VENV = "/opt/venv"
-_UV = "/opt/uv"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# The installer is needed for one step only, and stays out of the image: BuildKit lends that step a
+# folder that is kept between builds, elsewhere the step empties the folder that it has made.
+_UV = "uv==0.13.8"
+_UV_FOLDER = "/opt/uv"
+_PIP_UV = (
+    "-m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --upgrade "
+    f"--target {_UV_FOLDER} {_UV}"
+)
+# Not every Python has a pip. A virtual environment has one, but takes seconds to make.
+_GET_UV = (
+    f"python3 {_PIP_UV} 2>/dev/null || "
+    f"{{ python3 -m venv {_UV_FOLDER}/pip && {_UV_FOLDER}/pip/bin/python {_PIP_UV}; }}"
+)
 
 _APT_INSTALL = (
     "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
-    "--no-install-recommends {packages} && rm -rf /var/lib/apt/lists/*"
+    "--no-install-recommends {packages} && apt-get clean && rm -rf /var/lib/apt/lists/*"
 )
+
+
+def directory_folder(index: int) -> str:
+    """The folder of the build context that holds an extra directory, the first one being 0."""
+    return f"directory-{index + 1}"
 
 
 def render(plan: ImagePlan, buildkit: bool = False) -> str:
@@ -40,73 +65,73 @@ def render(plan: ImagePlan, buildkit: bool = False) -> str:
 
 def _lines(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
     yield f"FROM {plan.base_image}"
-    # Jobs run as the user who started them, whose number no image knows beforehand: where a job
-    # may write, everybody may.
+    # So early, it marks what a build that fails leaves behind as well.
+    yield f'LABEL {LABEL}=""'
     yield "USER root"
-    yield f"RUN mkdir -p {WORKING_DIRECTORY} {HOME} && chmod 1777 {WORKING_DIRECTORY} {HOME}"
-    yield f"ENV HOME={HOME} PYTHONUNBUFFERED=1"
-    yield f"WORKDIR {WORKING_DIRECTORY}"
+    # Jobs run as the user who started them, whose number no image knows beforehand: where a job
+    # may write, everybody may. That includes the folders that the mounted credentials lie in,
+    # which the engine would otherwise make for root alone.
+    credentials = PurePosixPath(ADC_PATH).parent
+    yield (
+        f"RUN mkdir -p {WORKING_DIRECTORY} {credentials} "
+        f"&& chmod 777 {WORKING_DIRECTORY} && chmod -R 777 {HOME}"
+    )
+    environment = f"ENV HOME={HOME} PYTHONUNBUFFERED=1"
     if plan.apt_packages:
         packages = " ".join(map(shlex.quote, plan.apt_packages))
         yield f"RUN {_APT_INSTALL.format(packages=packages)}"
     if plan.module is None or plan.module.is_python or plan.requirements or plan.project:
         yield from _python(plan, buildkit)
-    for directory in plan.directories:
-        yield _copy(directory, directory)
+        environment += f" VIRTUAL_ENV={_VENV} PATH={_VENV}/bin:${{PATH:-{_PATH}}}"
+    # From here on nothing is executed: what was, wrote nothing into the home directory.
+    yield environment
+    yield f"WORKDIR {WORKING_DIRECTORY}"
+    for index, _ in enumerate(plan.directories):
+        yield f"COPY {directory_folder(index)}/ ./"
     if plan.module is not None:
-        yield _copy(plan.module.copied, plan.module.copied)
+        yield f"COPY {CODE}/ ./"
         yield f"ENTRYPOINT {json.dumps(plan.module.command)}"
 
 
 def _python(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
     """An environment over the base image's own Python, whose packages stay importable."""
     has_dependencies = bool(plan.requirements or plan.project)
-    probe = "python3 -c 'import ensurepip'" if has_dependencies else "python3 -c 'import venv'"
-    packages = "python3 python3-venv ca-certificates"
-    yield f"RUN {probe} 2>/dev/null || ( {_APT_INSTALL.format(packages=packages)} )"
-    yield f"RUN python3 -m venv --without-pip --system-site-packages {_VENV}"
-    yield f"ENV VIRTUAL_ENV={_VENV} PATH={_VENV}/bin:${{PATH:-{_PATH}}}"
+    needed = "ensurepip, venv" if has_dependencies else "venv"
+    install_python = _APT_INSTALL.format(packages="python3 python3-venv ca-certificates")
+    yield (
+        f"RUN {{ python3 -c 'import {needed}' 2>/dev/null || {{ {install_python}; }}; }} "
+        f"&& python3 -m venv --without-pip --system-site-packages {_VENV}"
+    )
     if not has_dependencies:
         return
-    pip_cache = "--mount=type=cache,target=/root/.cache/pip " if buildkit else ""
-    pip = "install" if buildkit else "install --no-cache-dir"
-    yield (
-        f"RUN {pip_cache}command -v uv || {{ HOME=/root python3 -m venv {_UV} && "
-        f"HOME=/root {_UV}/bin/python -m pip {pip} --quiet --disable-pip-version-check uv && "
-        f"ln -s {_UV}/bin/uv /usr/local/bin/uv; }}"
-    )
-    uv_cache = "--mount=type=cache,target=/root/.cache/uv " if buildkit else ""
-    cache = "--cache-dir /root/.cache/uv" if buildkit else "--no-cache"
+    yield f"WORKDIR {_DEPENDENCIES_FOLDER}"
+    yield f"COPY {DEPENDENCIES}/ ./"
+    steps = [
+        f'PATH="$PATH:{_UV_FOLDER}/bin"',
+        f"{{ uv --version 2>/dev/null || {_GET_UV}; }}",
+        *_install(plan),
+    ]
+    mount = ""
+    if buildkit:
+        mount = f"--mount=type=cache,id=caliban-uv,target={_UV_FOLDER},sharing=locked "
+    else:
+        steps.append(f"rm -rf {_UV_FOLDER}/*")
+    yield f"RUN {mount}{' && '.join(steps)}"
+
+
+def _install(plan: ImagePlan) -> Iterator[str]:
+    """The commands that install the dependencies, all that are declared in one resolution."""
     # Without bytecode, every container would compile what it imports, and throw it away.
-    install = (
-        f"RUN {uv_cache}UV_HTTP_TIMEOUT=180 UV_LINK_MODE=copy "
-        f"uv pip install {cache} --compile-bytecode"
-    )
+    words = ["uv", "pip", "install", "--python", f"{_VENV}/bin/python", "--compile-bytecode"]
+    words += ["--link-mode", "copy", "--cache-dir", f"{_UV_FOLDER}/cache"]
     if plan.requirements:
-        for name in plan.requirements:
-            yield _copy(name, name)
-        yield f"{install} --requirement {plan.requirements[0]}"
-    if plan.project:
-        yield _copy(plan.project, plan.project)
-        if plan.project == "setup.py":
-            extras = f"[{','.join(plan.extras)}]" if plan.extras else ""
-            yield f"{install} {shlex.quote('.' + extras)}"
-        else:
-            extras = "".join(f" --extra {shlex.quote(extra)}" for extra in plan.extras)
-            yield f"{install} --requirement {plan.project}{extras}"
-
-
-def _copy(source: str, target: str) -> str:
-    """Copies a file or the content of a directory of the project, whatever its name."""
-    return "COPY " + json.dumps(
-        [
-            f"{PROJECT_FOLDER}/{_escape(source)}" if source != "." else PROJECT_FOLDER,
-            str(PurePosixPath(WORKING_DIRECTORY) / target) + ("" if target != "." else "/"),
-        ],
-        ensure_ascii=False,
-    )
-
-
-def _escape(path: str) -> str:
-    """COPY takes its source as a pattern (Go's filepath.Match); a name is meant literally."""
-    return "".join(f"\\{letter}" if letter in "*?[\\" else letter for letter in path)
+        words += ["--requirement", plan.requirements[0]]
+    if plan.project == "setup.py":
+        words.append(f".[{','.join(plan.extras)}]" if plan.extras else ".")
+    elif plan.project:
+        words += ["--requirement", plan.project]
+        words += [word for extra in plan.extras for word in ("--extra", extra)]
+    yield f"UV_HTTP_TIMEOUT=180 {shlex.join(words)}"
+    if plan.project == "setup.py":
+        # What setuptools leaves beside a setup.py, and uv where it has built something.
+        yield "rm -rf build ./*.egg-info /tmp/uv-*.lock"

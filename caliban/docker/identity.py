@@ -51,14 +51,14 @@ def credentials(key: str | None, environment: Mapping[str, str]) -> Credentials:
     """
     found = None
     if key:
-        found = Path(key).expanduser().absolute()
+        found = home.expand(key).absolute()
         if not found.is_file() or not os.access(found, os.R_OK):
             raise UsageError(
                 f"the service account key {found} is not a file that can be read",
                 "It comes from --cloud_key, $GOOGLE_APPLICATION_CREDENTIALS or "
                 '"gcloud": {"cloud_key": ...} in .calibanconfig.json, in this order.',
             )
-    folder = Path(environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud").expanduser()
+    folder = home.expand(environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud")
     adc = folder.absolute() / "application_default_credentials.json"
     return Credentials(found, adc if os.access(adc, os.R_OK) else None)
 

@@ -14,7 +14,9 @@ from caliban.model.image import ImagePlan, Mode
 from caliban.model.module import Module
 
 # A line of a requirements file that names another one, or a file of constraints.
-_INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]\s*(\S.*?)\s*(?:\s#.*)?$")
+_INCLUDE = re.compile(
+    r"\s*(?:-[rc]\s*|--(?:requirement|constraint)(?:\s+|\s*=\s*))(\S.*?)\s*(?:\s#.*)?"
+)
 
 
 def plan(
@@ -62,7 +64,7 @@ def plan(
     if (project / "environment.yml").exists():
         warnings.append("environment.yml is not used: conda environments are not supported yet")
     packages = {*apt_packages}
-    if any("git+" in (project / name).read_text() for name in (*requirements, declared) if name):
+    if any(b"git+" in (project / name).read_bytes() for name in (*requirements, declared) if name):
         packages.add("git")
     return (
         ImagePlan(
@@ -87,9 +89,10 @@ def _requirements(name: str, project: Path) -> list[str]:
     found = [name]
     for each in found:
         for line in _text(project / each).splitlines():
-            if match := _INCLUDE.match(line):
+            match = _INCLUDE.fullmatch(line)
+            if match and "://" not in match[1]:
                 included = os.path.normpath(PurePosixPath(each).parent / match[1])
-                if included.startswith("..") or not (project / included).is_file():
+                if _is_outside(included) or not (project / included).is_file():
                     raise UsageError(
                         f"{project / each}: '{match[1]}' is not a file inside the project",
                         "Files that requirements.txt names are copied into the image with it.",
@@ -101,9 +104,11 @@ def _requirements(name: str, project: Path) -> list[str]:
 
 def _declared(project: Path) -> tuple[str, set[str] | None]:
     """The file that declares the project's dependencies, and its extras where they can be read."""
-    content = _pyproject(project / "pyproject.toml")
+    path = project / "pyproject.toml"
+    content = _pyproject(path)
     if "project" in content:
-        return "pyproject.toml", set(content["project"].get("optional-dependencies", {}))
+        extras = _table(path, _table(path, content, "project"), "optional-dependencies")
+        return "pyproject.toml", set(extras)
     if (project / "setup.py").is_file():
         return "setup.py", None
     return "", None
@@ -118,6 +123,14 @@ def _pyproject(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
+def _table(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table of a TOML file; empty if it is not there."""
+    value = content.get(key, {})
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: '{key}' must be a table, found {value!r}")
+    return value
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text()
@@ -125,10 +138,15 @@ def _text(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error}") from None
 
 
+def _is_outside(path: str) -> bool:
+    """Whether a normalised path leads out of the project that it is relative to."""
+    return PurePosixPath(path).is_absolute() or PurePosixPath(path).parts[:1] == ("..",)
+
+
 def _directory(name: str, project: Path) -> str:
     """An extra directory as a path relative to the project."""
     path = os.path.relpath(project / name, project)
-    if path.startswith(".."):
+    if _is_outside(path):
         raise UsageError(
             f"--dir {name} lies outside the project",
             f"Extra directories must live inside the current directory, {project}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Options:
       mounts: files that it sees.
       environment: variables that it finds.
       run_args: the user's own arguments for `docker run`, which win over all of these.
+      secrets: variables whose values `docker run` finds in its environment, see hide_secrets.
     """
 
     command: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ class Options:
     mounts: tuple[Mount, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     run_args: tuple[str, ...] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
 
 
 class LocalBackend:
@@ -102,7 +105,7 @@ class LocalBackend:
         """Starts the container. Its name is made from the uid, and the engine takes a name once."""
         handle = self.handle(submission)
         self._children[handle] = self._containers.start(
-            submission.payload["command"], _terminal_size()
+            submission.payload["command"], {**_terminal_size(), **dict(self._options.secrets)}
         )
         return handle
 
@@ -134,6 +137,33 @@ class LocalBackend:
     def release(self, handle: Handle) -> None:
         """Removes the container of a job whose outcome and output have been kept."""
         self._containers.remove(handle.id)
+
+
+def hide_secrets(run_args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes values that look secret out of the user's arguments for `docker run`.
+
+    `--env API_KEY=abc` becomes `--env API_KEY`, which makes `docker run` look the value up in its
+    own environment: so it is neither in the process list, nor in the history.
+
+    Returns:
+      The arguments, and the values by name.
+    """
+    words: list[str] = []
+    values: dict[str, str] = {}
+    for word in run_args:
+        match = _SECRET.fullmatch(word)
+        is_value = bool(words) and words[-1] in ("-e", "--env")
+        if match and (match["flag"] or is_value):
+            values[match["name"]] = match["value"]
+            word = f"{match['flag'] or ''}{match['name']}"
+        words.append(word)
+    return words, values
+
+
+_SECRET = re.compile(
+    r"(?P<flag>--env=|-e=?)?(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)=(?P<value>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def _chooses_gpus(run_args: Sequence[str]) -> bool:

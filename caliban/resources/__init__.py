@@ -1,1 +1,0 @@
-"""Files that are copied into images or shipped as data."""

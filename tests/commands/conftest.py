@@ -1,0 +1,107 @@
+"""A project whose one module does whatever its flags say, so that every test runs one image."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caliban.docker.engine import Engine
+
+JOB = '''
+"""Does what its flags say, in their order."""
+
+import os
+import signal
+import sys
+import time
+
+
+def terminate(number, frame):
+    print("terminated in order", flush=True)
+    sys.exit(3)
+
+
+arguments = iter(sys.argv[1:])
+for flag in arguments:
+    if flag == "--say":
+        print(next(arguments))
+    elif flag == "--complain":
+        print(next(arguments), file=sys.stderr)
+    elif flag == "--exit":
+        sys.exit(int(next(arguments)))
+    elif flag == "--sleep":
+        time.sleep(float(next(arguments)))
+    elif flag == "--die":
+        os.kill(os.getpid(), int(next(arguments)))
+    elif flag == "--tidy":
+        signal.signal(signal.SIGTERM, terminate)
+    elif flag == "--eat":
+        eaten = bytearray(int(next(arguments)) << 20)
+    elif flag == "--env":
+        print(os.environ.get(next(arguments)))
+    elif flag == "--frames":
+        for frame in range(int(next(arguments))):
+            sys.stderr.write(f"\\rframe {frame}")
+            sys.stderr.flush()
+            time.sleep(0.2)
+    elif flag == "--help":
+        print("the help of the job itself")
+    else:
+        print("argument", flag)
+'''
+
+
+@pytest.fixture
+def sweep(project: Path, engine: Engine) -> Path:
+    """The working directory of a test: a project with the module trainer.job."""
+    (project / "trainer" / "train.py").unlink()
+    (project / "trainer" / "job.py").write_text(JOB)
+    return project
+
+
+@pytest.fixture
+def experiments(sweep: Path) -> Callable[[Any], str]:
+    """Writes an experiment file and returns its name."""
+
+    def write(content: Any) -> str:
+        (sweep / "experiment.json").write_text(json.dumps(content))
+        return "experiment.json"
+
+    return write
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `caliban` without waiting for it; whatever still runs at the end is killed."""
+    children: list[subprocess.Popen[str]] = []
+
+    def run(*args: str, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "caliban", *args]
+        pipe = subprocess.PIPE
+        child = subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, **options)
+        children.append(child)
+        return child
+
+    yield run
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits until something holds, and fails if it doesn't in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)

@@ -1,0 +1,215 @@
+"""`caliban run` in real containers: what a job sees, prints and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caliban.docker.engine import Engine
+from tests.commands.conftest import Start
+from tests.conftest import Caliban
+
+RUN = ("run", "--nogpu")
+
+Write = Callable[[Any], str]
+
+
+def jobs(caliban: Caliban, *flags: str) -> list[dict[str, Any]]:
+    """What the history says."""
+    answer = caliban("status", "--json", "--max_jobs", "0", *flags)
+    assert answer.returncode == 0, answer.stderr
+    rows: list[dict[str, Any]] = json.loads(answer.stdout)
+    return rows
+
+
+def containers(engine: Engine, rows: list[dict[str, Any]]) -> list[Any]:
+    """The containers of jobs that the engine still has."""
+    filters = {"label": "caliban.uid"}
+    uids = {row["uid"] for row in rows}
+    found = engine.client.containers(all=True, filters=filters)
+    return [each for each in found if each["Labels"]["caliban.uid"] in uids]
+
+
+def test_a_sweep_runs_every_experiment_in_order_and_leaves_no_container(
+    caliban: Caliban, experiments: Write, engine: Engine
+) -> None:
+    name = experiments({"say": ["one", "two words"], "complain": "hm"})
+    done = caliban(*RUN, "--experiment_config", name, "trainer.job", "--", "--first", "1")
+    assert done.returncode == 0, done.stderr
+    expected = ["argument --first", "argument 1", "one", "argument --first", "argument 1"]
+    assert done.stdout.splitlines() == [*expected, "two words"]
+    assert done.stderr.splitlines().count("hm") == 2
+    rows = jobs(caliban)
+    assert [row["status"] for row in rows] == ["SUCCEEDED", "SUCCEEDED"]
+    assert [row["params"]["say"] for row in rows] == ["one", "two words"]
+    assert all(row["args"] == ["--first", "1"] for row in rows)
+    assert all(row["started"] and row["finished"] for row in rows)
+    assert containers(engine, rows) == []
+
+
+def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
+    caliban: Caliban, experiments: Write
+) -> None:
+    name = experiments([{"say": "a"}, {"complain": "too bad", "exit": 7}, {"say": "b"}])
+    done = caliban(*RUN, "--experiment_config", name, "--xgroup", "mixed", "trainer.job")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == ["a", "b"]
+    summary = done.stderr[done.stderr.index("3 jobs:") :]
+    assert "2 SUCCEEDED" in summary
+    assert "1 FAILED" in summary
+    assert "--complain 'too bad' --exit 7" in summary
+    assert "caliban status --xgroup mixed" in summary
+    log = next(word for word in summary.split() if word.endswith(".log"))
+    assert Path(log).read_text() == "too bad\n"
+    assert Path(log).stat().st_mode & 0o777 == 0o600
+    assert [row["exit_code"] for row in jobs(caliban)] == [0, 7, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "run_args", "exit_code", "reason"),
+    [
+        (["--die", "9"], "", 137, "signal 9 (SIGKILL)"),
+        (["--eat", "64"], "--memory 24m", 137, "out of memory"),
+        (["--say", "x"], "--entrypoint /no/such/program", 127, "command not found"),
+        (["--say", "x"], "--no-such-flag", 125, "docker run failed"),
+    ],
+)
+def test_the_reason_of_a_failure_is_recorded(
+    caliban: Caliban,
+    sweep: Path,
+    flags: list[str],
+    run_args: str,
+    exit_code: int,
+    reason: str,
+) -> None:
+    done = caliban(*RUN, f"--docker_run_args={run_args}", "trainer.job", "--", *flags)
+    assert done.returncode == 1
+    [row] = jobs(caliban)
+    assert (row["status"], row["exit_code"]) == ("FAILED", exit_code)
+    assert reason in row["reason"]
+    assert row["reason"] in caliban("status").stdout
+
+
+def test_help_and_dashes_after_the_separator_reach_the_code_unchanged(
+    caliban: Caliban, sweep: Path
+) -> None:
+    done = caliban(*RUN, "trainer.job", "--", "--help", "--", "-x", "--caliban_config", "")
+    assert done.stdout.splitlines() == [
+        "the help of the job itself",
+        "argument --",
+        "argument -x",
+        "argument --caliban_config",
+        "argument ",
+    ]
+
+
+def test_output_arrives_while_the_job_runs_and_frames_come_one_by_one(
+    start: Start, sweep: Path
+) -> None:
+    child = start(*RUN, "trainer.job", "--", "--frames", "5", "--sleep", "20")
+    assert child.stderr is not None
+    seen = ""
+    while "frame 4" not in seen:
+        seen += os.read(child.stderr.fileno(), 4096).decode()
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait(timeout=30) == 130
+
+
+def test_docker_run_args_are_split_as_a_shell_splits(
+    caliban: Caliban, sweep: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "the data").mkdir()
+    (tmp_path / "the data" / "x").write_text("")
+    done = caliban(
+        *RUN,
+        "--docker_run_args",
+        f"--env 'A=two words' -v '{tmp_path}/the data:/data:ro' --env B",
+        "trainer.job",
+        *("--", "--env", "A", "--env", "B", "--env", "PYTHONUNBUFFERED"),
+        env={"B": "from outside"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["two words", "from outside", "1"]
+
+
+def test_a_secret_among_docker_run_args_reaches_the_job_and_nothing_else(
+    caliban: Caliban, sweep: Path, home: Path
+) -> None:
+    flags = "--env API_KEY=hush-1 -e MY_TOKEN=hush-2 --env=PASSWORD=hush-3"
+    asked = ("API_KEY", "MY_TOKEN", "PASSWORD")
+    words = [word for name in asked for word in ("--env", name)]
+    done = caliban(*RUN, "--docker_run_args", flags, "trainer.job", "--", *words)
+    assert done.stdout.split() == ["hush-1", "hush-2", "hush-3"]
+    assert "hush" not in done.stderr
+    dry = caliban(*RUN, "--dry_run", "--docker_run_args", flags, "trainer.job")
+    assert "hush" not in dry.stdout + dry.stderr
+    kept = b"".join(path.read_bytes() for path in home.glob(".caliban/caliban.db*"))
+    assert b"API_KEY" in kept
+    assert b"hush" not in kept
+
+
+def test_an_image_is_run_as_it_is_with_image_id(caliban: Caliban, sweep: Path) -> None:
+    built = caliban("build", "--nogpu", "trainer.job").stdout.strip()
+    (sweep / "trainer" / "job.py").write_text("print('changed since')\n")
+    done = caliban(*RUN, "--image_id", built, "trainer.job", "--", "--say", "as it was")
+    assert done.stdout == "as it was\n", done.stderr
+    assert [row["image"] for row in jobs(caliban)] == [built]
+    missing = caliban(*RUN, "--image_id", "no-such-image", "trainer.job")
+    assert missing.returncode == 2
+    assert "no-such-image" in missing.stderr
+
+
+def test_experiments_are_read_from_standard_input(caliban: Caliban, sweep: Path) -> None:
+    done = caliban(*RUN, "--experiment_config", "stdin", "trainer.job", stdin='{"say": ["x", "y"]}')
+    assert done.stdout.split() == ["x", "y"]
+
+
+def test_a_container_that_removes_itself_still_has_an_outcome(
+    caliban: Caliban, sweep: Path
+) -> None:
+    done = caliban(*RUN, "--docker_run_args=--rm", "trainer.job", "--", "--exit", "4")
+    assert done.returncode == 1
+    assert [(row["status"], row["exit_code"]) for row in jobs(caliban)] == [("FAILED", 4)]
+
+
+def test_running_the_same_experiment_again_adds_a_job_to_it(caliban: Caliban, sweep: Path) -> None:
+    for _ in range(2):
+        caliban(*RUN, "--xgroup", "again", "trainer.job", "--", "--say", "hi")
+    rows = jobs(caliban, "--xgroup", "again")
+    assert len(rows) == 2
+    assert len({row["experiment"] for row in rows}) == 1
+    latest = caliban("status", "--xgroup", "again", "--json")
+    assert [row["job"] for row in json.loads(latest.stdout)] == [rows[1]["job"]]
+
+
+def test_a_reader_that_goes_away_ends_the_run_in_order(
+    caliban: Caliban, experiments: Write, engine: Engine
+) -> None:
+    name = experiments({"say": ["a", "b", "c"], "sleep": 1})
+    pipeline = (
+        f"{sys.executable} -m caliban run --nogpu --experiment_config {name} trainer.job "
+        "-- --say hello | head -n 1"
+    )
+    done = subprocess.run(pipeline, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "hello\n"
+    assert "Traceback" not in done.stderr
+    rows = jobs(caliban)
+    assert [row["status"] for row in rows][1:] == ["STOPPED", "STOPPED"]
+    assert containers(engine, rows) == []
+
+
+def test_without_an_engine_there_is_one_line_and_a_hint(caliban: Caliban, sweep: Path) -> None:
+    done = caliban(*RUN, "trainer.job", env={"DOCKER_HOST": "unix:///no/such/socket"})
+    assert done.returncode == 1
+    error, hint = done.stderr.splitlines()
+    assert error == "caliban: error: no Docker engine answers at unix:///no/such/socket"
+    assert hint.startswith("Start Docker")
+    assert jobs(caliban) == []

@@ -1,0 +1,255 @@
+"""What all tests share: an environment of their own, the command line, and the Docker engine.
+
+No test reaches the user's ~/.caliban, credentials or settings: HOME is a new folder for each test,
+the working directory is its tmp_path, and what else caliban reads from the environment is unset.
+Tests that need a Docker engine ask for the fixture `engine`; without one they are skipped, or fail
+where $CALIBAN_REQUIRE names "docker".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from caliban.docker.engine import Engine
+from caliban.errors import CalibanError
+from caliban.main import main
+
+# The environment that the tests were started in, before any of it is unset.
+_OUTSIDE: Mapping[str, str] = dict(os.environ)
+
+_UNSET_PREFIXES = ("BUILDKIT_", "BUILDX_", "CALIBAN_", "CLOUDSDK_", "DOCKER_", "GOOGLE_")
+_UNSET = (
+    "COLUMNS",
+    "FORCE_COLOR",
+    "LINES",
+    "LNAME",
+    "NO_COLOR",
+    "PROJECT_ID",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONUNBUFFERED",
+    "PYTHON_COLORS",
+    "REGION",
+    "USERNAME",
+)
+
+# An account without any powers.
+_NOBODY = 65534
+
+# Who the tests' jobs belong to, whoever runs them.
+USER = "tester"
+
+
+class Inline(Protocol):
+    """Runs a caliban command within the test's own process, which is quick."""
+
+    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]: ...
+
+
+class Caliban(Protocol):
+    """Runs `python -m caliban` with these arguments to its end, in a process of its own.
+
+    Working directory and environment are the test's own, unless `cwd` and `env` say otherwise.
+    """
+
+    def __call__(
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+class Unprivileged(Protocol):
+    """Runs a function as a user who is not root, in an empty folder that is theirs.
+
+    The function may not import anything, and its answer must be short.
+    """
+
+    def __call__(self, action: Callable[[Path], str]) -> str: ...
+
+
+def _isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
+    for name in list(os.environ):
+        if name in _UNSET or name.startswith(_UNSET_PREFIXES):
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.setenv("TERM", "xterm-256color")
+    patch.setenv("LOGNAME", USER)
+    patch.setenv("USER", USER)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Isolates fixtures that are made once for several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        _isolate(patch, tmp_path_factory.mktemp("home"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(
+    _isolated_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The test's own, empty home directory; the working directory is tmp_path."""
+    folder = tmp_path_factory.mktemp("home")
+    _isolate(monkeypatch, folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def caliban() -> Caliban:
+    """The command line, in a process of its own."""
+
+    def run(
+        *args: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "caliban", *args],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def inline(capsys: pytest.CaptureFixture[str]) -> Inline:
+    """The command line, without a process of its own."""
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        try:
+            code = main(args)
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            code = ended.code
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def unprivileged() -> Unprivileged:
+    """Runs a function without root's powers, for which permissions count."""
+
+    def run(action: Callable[[Path], str]) -> str:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if os.getuid() != 0:
+                return action(folder)
+            os.chown(folder, _NOBODY, _NOBODY)
+            reader, writer = os.pipe()
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.setgroups([])
+                    os.setgid(_NOBODY)
+                    os.setuid(_NOBODY)
+                    answer = action(folder)
+                except BaseException as error:  # noqa: BLE001 - the child must not come back
+                    answer = f"raised {error!r}"
+                os.write(writer, answer.encode())
+                os._exit(0)
+            os.close(writer)
+            with open(reader) as pipe:
+                answer = pipe.read()
+            os.waitpid(child, 0)
+            return answer
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project, the working directory: a package `trainer` with a module `train`."""
+    folder = tmp_path / "project"
+    (folder / "trainer").mkdir(parents=True)
+    (folder / "trainer" / "__init__.py").touch()
+    (folder / "trainer" / "train.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _engine_environment() -> dict[str, str]:
+    """The variables that lead to the engine and its base image, from outside or from `make engine`.
+
+    Docker's own settings are found by HOME, which the tests change: they are named here instead.
+    """
+    found: dict[str, str] = {}
+    prepared = Path(__file__).parents[1] / ".engine.env"
+    if prepared.is_file():
+        for word in shlex.split(prepared.read_text()):
+            name, equals, value = word.partition("=")
+            if equals:
+                found[name] = value
+    wanted = ("DOCKER_", "CALIBAN_BASE_IMAGE")
+    found.update({name: value for name, value in _OUTSIDE.items() if name.startswith(wanted)})
+    settings = Path(_OUTSIDE.get("HOME", "~"), ".docker").expanduser()
+    if settings.is_dir():
+        found.setdefault("DOCKER_CONFIG", str(settings))
+    return found
+
+
+@pytest.fixture(scope="session")
+def _no_engine(_isolated_session: None, _engine_environment: dict[str, str]) -> str:
+    """Why there is no engine to test with; empty if there is one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _engine_environment.items():
+            patch.setenv(name, value)
+        # A client that finds no engine leaves its socket to the garbage collector.
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            try:
+                with contextlib.closing(Engine().client) as client:
+                    client.info()
+                return ""
+            except CalibanError as error:
+                return f"{error.message}. {error.hint}"
+            finally:
+                gc.collect()
+
+
+@pytest.fixture
+def engine(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    _engine_environment: dict[str, str],
+    _no_engine: str,
+) -> Iterator[Engine]:
+    """The Docker engine, which `docker` and caliban find in the environment, as the base image."""
+    if _no_engine:
+        if "docker" in _OUTSIDE.get("CALIBAN_REQUIRE", "").split(","):
+            pytest.fail(f"CALIBAN_REQUIRE asks for Docker, but {_no_engine}")
+        pytest.skip(_no_engine)
+    for name, value in _engine_environment.items():
+        monkeypatch.setenv(name, value)
+    found = Engine()
+    with contextlib.closing(found.client):
+        yield found

@@ -1,0 +1,320 @@
+"""Real images: what they are built on, what is seen of the `docker` program, who builds them.
+
+Everything is built on a base image that carries a label of the test session, which every image and
+container made from it inherits: by that label all of it is found and removed when the session ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from caliban.config import Config
+from caliban.docker.engine import Engine
+from caliban.model.image import Mode
+from tests.conftest import Caliban
+
+T = TypeVar("T")
+
+
+def docker(*args: str, stdin: str = "", check: bool = True) -> str:
+    """Runs the `docker` program and returns what it prints on stdout."""
+    done = subprocess.run(
+        ["docker", *args], input=stdin, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 or not check, f"docker {args}: {done.stderr}"
+    return done.stdout
+
+
+def inspect(image: str) -> dict[str, Any]:
+    """What the engine knows of an image."""
+    found: list[dict[str, Any]] = json.loads(docker("image", "inspect", image))
+    return found[0]
+
+
+def inside(image: str, command: str) -> str:
+    """What a shell command prints in a container of an image, which it runs in as root."""
+    return docker("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", command)
+
+
+def listing(image: str, folders: str, fields: str = "%p %y %m %U:%G %l") -> list[str]:
+    """What lies in folders of an image, in the fields of find's -printf."""
+    return sorted(inside(image, f"find {folders} -xdev -printf '{fields}\\n'").splitlines())
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes files, by their names, with the folders that they are in."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+class Workshop:
+    """What the tests of a session share: images that are made when they are first asked for."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.label = f"caliban.test={self.id}"
+        self.cached: set[str] = set()  # layers that BuildKit has kept for later builds
+        self._made: dict[str, Any] = {}
+        self._environment: dict[str, str] = {}
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returned when something of this name was first asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: T = self._made[name]
+        return found
+
+    def base(self, name: str, steps: str = "") -> str:
+        """The base image of the tests, marked as the session's, after some more steps."""
+
+        def make() -> str:
+            self._environment = dict(os.environ)
+            tag = f"caliban-test-{self.id}:{name}"
+            original = Config().base_image(Mode.CPU, os.environ)
+            key, _, value = self.label.partition("=")
+            text = f"FROM {original}\nLABEL {key}={value}\n{steps}"
+            docker("build", "--force-rm", "--tag", tag, "-", stdin=text)
+            return tag
+
+        return self.once(f"base {name}", make)
+
+    def containers(self, *flags: str) -> list[str]:
+        """The ids of the session's containers, running or, with --all, not."""
+        return docker("ps", "--quiet", "--filter", f"label={self.label}", *flags).split()
+
+    def clear(self) -> None:
+        """Removes everything that was made."""
+        if not self._environment:
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._environment.items():
+                patch.setenv(name, value)
+            for container in self.containers("--all"):
+                docker("rm", "--force", container, check=False)
+            images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
+            for _ in range(3):  # an image goes only after those that were built on it
+                if found := set(docker(*images).split()):
+                    docker("rmi", "--force", *found, check=False)
+                for layer in self.cached:
+                    prune = ("builder", "prune", "--force", "--all", "--filter", f"id={layer}")
+                    docker(*prune, check=False)
+            assert docker(*images) == ""
+
+
+@pytest.fixture(scope="session")
+def _workshop(_isolated_session: None) -> Iterator[Workshop]:
+    shop = Workshop()
+    yield shop
+    shop.clear()
+
+
+@pytest.fixture
+def workshop(engine: Engine, _workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The session's images; caliban builds on the session's base image."""
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", _workshop.base("plain"))
+    return _workshop
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, the working directory."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Build(Protocol):
+    """Builds a project's image with `caliban build --nogpu` and returns its id."""
+
+    def __call__(self, *args: str, cwd: Path | None = None) -> str: ...
+
+
+@pytest.fixture
+def build(caliban: Caliban) -> Build:
+    """Builds images."""
+
+    def run(*args: str, cwd: Path | None = None) -> str:
+        built = caliban("build", "--nogpu", *args, cwd=cwd, timeout=300)
+        assert built.returncode == 0, built.stderr
+        return built.stdout.strip()
+
+    return run
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls of `docker` that caliban made, and the build contexts that it sent."""
+
+    log: Path
+    context: Path
+
+    @property
+    def lines(self) -> list[str]:
+        """The arguments of each call, in one line."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    @property
+    def builds(self) -> list[str]:
+        """Those that built an image of caliban's."""
+        return [
+            line
+            for line in self.lines
+            if line.startswith("build ") and "--label caliban.fingerprint=" in line
+        ]
+
+
+@pytest.fixture
+def calls(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Puts a `docker` first on PATH that writes down how it is called."""
+    found = Calls(tmp_path / "calls", tmp_path / "context")
+    program = shutil.which("docker")
+    script = (
+        f"#!/bin/sh\necho \"$*\" >> '{found.log}'\n"
+        f'[ "$1" = build ] || exec \'{program}\' "$@"\n'
+        f"tee -a '{found.context}' | '{program}' \"$@\"\n"
+    )
+    write(tmp_path, {"bin/docker": script})
+    (tmp_path / "bin/docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return found
+
+
+class Somebody(Protocol):
+    """Runs caliban as the user with this number, who has a home directory of their own."""
+
+    def __call__(
+        self, uid: int, *args: str, cwd: Path, home: Path
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def somebody(engine: Engine, workshop: Workshop) -> Somebody:
+    """Runs caliban as another user, who may use Docker."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    socket = Path(engine.host.removeprefix("unix://"))
+    groups = [socket.stat().st_gid] if stat.S_ISSOCK(socket.stat().st_mode) else []
+    search = f"{Path(__file__).parents[2]}:{sysconfig.get_path('purelib')}"
+
+    def start(uid: int, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            args,
+            user=uid,
+            group=uid,
+            extra_groups=groups,
+            env={**os.environ, "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
+            | options.pop("env", {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
+
+    def interpreter() -> str:
+        """One that others may use as well, which that of root's home directory is not."""
+        for name in (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin")):
+            modules = "import caliban.main, absl, docker, sqlalchemy, schema, tqdm, yaml"
+            try:
+                if name and start(12345, name, "-c", modules, cwd="/").returncode == 0:
+                    return name
+            except PermissionError:
+                continue
+        pytest.skip("no Python here can be used by others and has caliban's dependencies")
+
+    python = workshop.once("interpreter", interpreter)
+
+    def run(uid: int, *args: str, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
+        name = {"HOME": str(home), "USER": f"user{uid}", "LOGNAME": f"user{uid}"}
+        return start(uid, python, "-m", "caliban", *args, cwd=cwd, env=name, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """An empty folder that others can reach, too, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+SETUP = """\
+from setuptools import find_packages, setup
+
+setup(
+    name="everything",
+    version="1.2",
+    long_description=open("README.md").read(),
+    packages=find_packages(),
+    install_requires=["six"],
+    extras_require={"cpu": ["toml==0.10.2"], "gpu": ["no-such-thing"], "more": ["iniconfig"]},
+)
+"""
+
+PROJECT = {
+    "requirements.txt": "# What it takes:\n-r parts/base requirements.txt\n",
+    "parts/base requirements.txt": "six==1.16.0\n",
+    "setup.py": SETUP,
+    "README.md": "Read me.\n",
+    "pyproject.toml": "[build-system]\nrequires = ['setuptools']\n\n[tool.ruff]\n",
+    ".calibanconfig.json": '{"apt_packages": ["sl"]}',
+    ".dockerignore": "**/*.log\ntrainer/local\n",
+    "trainer/__init__.py": "",
+    "trainer/train.py": "import six, toml, iniconfig\nprint('trained')\n",
+    "trainer/sub/helper.py": "",
+    "trainer/train.log": "",
+    "trainer/local/secret": "",
+    "trainer/__pycache__/train.cpython-311.pyc": "",
+    "trainer/env/pyvenv.cfg": "",
+    "my data/all of [it]/numbers $1.txt": "1 2 3",
+    "my data/not this": "",
+    "other/module.py": "",
+}
+
+EVERYTHING = (
+    *("build", "--nogpu", "-e", "more", "-e", "missing", "-d", "my data/all of [it]"),
+    "trainer.train",
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image, the project that it was built from, and what caliban said on stderr."""
+
+    image: str
+    project: Path
+    messages: str
+
+
+@pytest.fixture
+def everything(
+    workshop: Workshop, caliban: Caliban, tmp_path_factory: pytest.TempPathFactory
+) -> Built:
+    """The image of a project that declares something of every kind."""
+
+    def make() -> Built:
+        folder = tmp_path_factory.mktemp("everything")
+        write(folder, {**PROJECT, "trainer/sub/unique": workshop.id})
+        with (folder / "requirements.txt").open("a") as file:
+            file.write(f"# {workshop.id}\n")
+        built = caliban(*EVERYTHING, cwd=folder, timeout=300)
+        assert built.returncode == 0, built.stderr
+        return Built(built.stdout.strip(), folder, built.stderr)
+
+    return workshop.once("everything", make)

@@ -1,0 +1,158 @@
+"""What became of a container: from the engine's words, or from `docker run` alone."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+
+from caliban import process
+from caliban.docker import containers
+from caliban.model.job import Outcome, Status
+
+STARTED = datetime.datetime(2026, 11, 21, 3, 41, 39, 123456, datetime.UTC)
+FINISHED = STARTED + datetime.timedelta(seconds=61)
+TIMES = {
+    "StartedAt": "2026-11-21T03:41:39.123456789Z",
+    "FinishedAt": "2026-11-21T03:42:40.123456789Z",
+}
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def exited(code: int, **more: Any) -> dict[str, Any]:
+    """The State of `docker inspect`."""
+    return {"Status": "exited", "ExitCode": code, "OOMKilled": False, "Error": "", **TIMES, **more}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        (0, Status.SUCCEEDED, ""),
+        (1, Status.FAILED, "exit code 1"),
+        (3, Status.FAILED, "exit code 3"),
+        (126, Status.FAILED, "exit code 126 (the command cannot be executed)"),
+        (127, Status.FAILED, "exit code 127 (command not found)"),
+        (128, Status.FAILED, "exit code 128"),
+        (130, Status.FAILED, "signal 2 (SIGINT)"),
+        (134, Status.FAILED, "signal 6 (SIGABRT)"),
+        (137, Status.FAILED, "signal 9 (SIGKILL)"),
+        (139, Status.FAILED, "signal 11 (SIGSEGV)"),
+        (143, Status.FAILED, "signal 15 (SIGTERM)"),
+        (193, Status.FAILED, "exit code 193"),
+        (255, Status.FAILED, "exit code 255"),
+    ],
+)
+def test_the_exit_code_says_how_it_ended(code: int, status: Status, reason: str) -> None:
+    assert containers._outcome(exited(code)) == Outcome(status, code, reason, STARTED, FINISHED)
+
+
+def test_out_of_memory_is_told_from_other_kills() -> None:
+    outcome = containers._outcome(exited(137, OOMKilled=True))
+    assert outcome == Outcome(Status.FAILED, 137, "out of memory", STARTED, FINISHED)
+
+
+def test_a_job_that_got_over_a_shortage_of_memory_has_succeeded() -> None:
+    # The engine sets OOMKilled also when it was some other process of the container that died.
+    outcome = containers._outcome(exited(0, OOMKilled=True))
+    assert outcome == Outcome(Status.SUCCEEDED, 0, "", STARTED, FINISHED)
+
+
+def test_a_dead_container_has_ended() -> None:
+    assert containers._outcome(exited(3, Status="dead")).status is Status.FAILED
+
+
+@pytest.mark.parametrize("phase", ["running", "paused", "restarting", "removing"])
+def test_until_then_it_is_running(phase: str) -> None:
+    state = exited(0, Status=phase, FinishedAt=NEVER)
+    assert containers._outcome(state) == Outcome(Status.RUNNING, started=STARTED)
+
+
+def test_a_container_that_was_made_has_not_started_yet() -> None:
+    state = exited(0, Status="created", StartedAt=NEVER, FinishedAt=NEVER)
+    assert containers._outcome(state) == Outcome(Status.SUBMITTED)
+
+
+@pytest.mark.parametrize(("code", "recorded"), [(127, 127), (0, 1)])
+def test_a_container_that_could_not_be_started_has_failed(code: int, recorded: int) -> None:
+    message = 'OCI runtime create failed: exec: "python": not found\nmore of it'
+    state = exited(code, Status="created", StartedAt=NEVER, FinishedAt=NEVER, Error=message)
+    assert containers._outcome(state) == Outcome(
+        Status.FAILED, recorded, 'OCI runtime create failed: exec: "python": not found'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-21T03:41:39.123456789Z", STARTED),
+        ("2026-11-21T03:41:39.123456Z", STARTED),
+        ("2026-11-21T05:41:39.123456789+02:00", STARTED),
+        ("2026-11-21T03:41:39Z", STARTED.replace(microsecond=0)),
+        ("2026-11-21T03:41:39.5Z", STARTED.replace(microsecond=500_000)),
+        (NEVER, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_times_are_read_as_the_engine_writes_them(
+    text: str | None, time: datetime.datetime | None
+) -> None:
+    read = containers._outcome(exited(0, StartedAt=text)).started
+    assert read == time
+    assert read is None or read.tzinfo is datetime.UTC
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (0, Outcome(Status.SUCCEEDED, 0, "")),
+        (3, Outcome(Status.FAILED, 3, "exit code 3")),
+        (125, Outcome(Status.FAILED, 125, "docker run failed")),
+        (137, Outcome(Status.FAILED, 137, "signal 9 (SIGKILL)")),
+    ],
+)
+def test_without_a_container_docker_run_knows_how_it_ended(code: int, outcome: Outcome) -> None:
+    assert containers._outcome_of_exit(code) == outcome
+
+
+def pump(script: str) -> tuple[dict[int, bytes], int]:
+    """What a shell script wrote, by stream, and how often there was time for something else."""
+    written = {containers.STDOUT: b"", containers.STDERR: b""}
+    ticks = 0
+
+    def write(stream: int, data: bytes) -> None:
+        assert data
+        written[stream] += data
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    with process.start(["sh", "-c", script]) as child:
+        containers._pump(child, write, tick)
+        child.wait()
+    return written, ticks
+
+
+def test_output_is_passed_on_byte_for_byte_and_by_stream() -> None:
+    written, _ = pump(r"printf 'a\0\377\r50%%'; printf 'b\n' >&2; printf c")
+    assert written == {containers.STDOUT: b"a\0\xff\r50%c", containers.STDERR: b"b\n"}
+
+
+def test_much_output_is_passed_on_to_its_end() -> None:
+    written, _ = pump("head -c 3000000 /dev/zero; head -c 200000 /dev/zero >&2")
+    assert {stream: len(data) for stream, data in written.items()} == {
+        containers.STDOUT: 3_000_000,
+        containers.STDERR: 200_000,
+    }
+
+
+def test_there_is_time_for_something_else_while_a_job_is_silent() -> None:
+    _, ticks = pump("sleep 1")
+    assert 3 <= ticks <= 8
+
+
+def test_what_a_job_leaves_behind_in_the_background_is_read_as_well() -> None:
+    written, _ = pump("(sleep 0.3; printf late) & printf early")
+    assert written[containers.STDOUT] == b"earlylate"

@@ -1,0 +1,236 @@
+"""The text of Dockerfiles, and that the engine reads it the way it is meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caliban.config import Config
+from caliban.docker import context
+from caliban.docker.dockerfile import render
+from caliban.docker.engine import Engine
+from caliban.model.image import ImagePlan, Mode
+from caliban.model.module import Kind, Module
+
+HEAD = """\
+LABEL caliban=""
+USER root
+RUN mkdir -p /usr/app /home/caliban/.config/gcloud \
+&& chmod 777 /usr/app && chmod -R 777 /home/caliban
+"""
+APT = (
+    "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
+    "--no-install-recommends {} && apt-get clean && rm -rf /var/lib/apt/lists/*"
+)
+PYTHON = (
+    "RUN {{ python3 -c 'import {needed}' 2>/dev/null || {{ "
+    + APT.format("python3 python3-venv ca-certificates")
+    + "; }}; }} && python3 -m venv --without-pip --system-site-packages /opt/venv\n"
+)
+PIP_UV = (
+    "-m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --upgrade "
+    "--target /opt/uv uv==0.13.8"
+)
+DEPENDENCIES = f"""\
+WORKDIR /opt/dependencies
+COPY dependencies/ ./
+RUN PATH="$PATH:/opt/uv/bin" && {{ uv --version 2>/dev/null || python3 {PIP_UV} 2>/dev/null || \
+{{ python3 -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && \
+UV_HTTP_TIMEOUT=180 uv pip install --python /opt/venv/bin/python --compile-bytecode \
+--link-mode copy --cache-dir /opt/uv/cache """
+ENVIRONMENT = "ENV HOME=/home/caliban PYTHONUNBUFFERED=1"
+VENV = (
+    " VIRTUAL_ENV=/opt/venv "
+    "PATH=/opt/venv/bin:${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
+)
+
+SCRIPT = ImagePlan(Mode.CPU, "base", "/project", Module(Kind.SHELL_SCRIPT, "bin/go", "bin"))
+CODE = ImagePlan(
+    Mode.CPU, "base:1", "/project", Module(Kind.PYTHON_MODULE, "trainer.train", "trainer")
+)
+INTERACTIVE = ImagePlan(
+    Mode.CPU, "base", "/project", None, project="pyproject.toml", extras=("cpu", "a b")
+)
+FULL = ImagePlan(
+    mode=Mode.GPU,
+    base_image="gcr.io/project/base@sha256:0123",
+    directory="/project",
+    module=Module(Kind.PYTHON_FILE, "mycode.py", "."),
+    requirements=("requirements.txt", "more/base.txt"),
+    project="setup.py",
+    extras=("gpu", "dev"),
+    apt_packages=("git", "libsm6"),
+    directories=("data", "models/stored"),
+)
+
+TEXTS = {
+    "a shell script": (
+        SCRIPT,
+        f"FROM base\n{HEAD}{ENVIRONMENT}\n"
+        "WORKDIR /usr/app\n"
+        "COPY code/ ./\n"
+        'ENTRYPOINT ["/bin/bash", "bin/go"]\n',
+    ),
+    "a module without dependencies": (
+        CODE,
+        f"FROM base:1\n{HEAD}"
+        f"{PYTHON.format(needed='venv')}"
+        f"{ENVIRONMENT}{VENV}\n"
+        "WORKDIR /usr/app\n"
+        "COPY code/ ./\n"
+        'ENTRYPOINT ["python", "-m", "trainer.train"]\n',
+    ),
+    "an interactive image with a pyproject.toml": (
+        INTERACTIVE,
+        f"FROM base\n{HEAD}"
+        f"{PYTHON.format(needed='ensurepip, venv')}"
+        f"{DEPENDENCIES}--requirement pyproject.toml --extra cpu --extra 'a b' "
+        "&& rm -rf /opt/uv/*\n"
+        f"{ENVIRONMENT}{VENV}\n"
+        "WORKDIR /usr/app\n",
+    ),
+    "everything": (
+        FULL,
+        f"FROM gcr.io/project/base@sha256:0123\n{HEAD}"
+        f"RUN {APT.format('git libsm6')}\n"
+        f"{PYTHON.format(needed='ensurepip, venv')}"
+        f"{DEPENDENCIES}--requirement requirements.txt '.[gpu,dev]' "
+        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+        f"{ENVIRONMENT}{VENV}\n"
+        "WORKDIR /usr/app\n"
+        "COPY directory-1/ ./\n"
+        "COPY directory-2/ ./\n"
+        "COPY code/ ./\n"
+        'ENTRYPOINT ["python", "mycode.py"]\n',
+    ),
+}
+PLANS = [plan for plan, _ in TEXTS.values()]
+
+# Names that mean something else to a shell, to JSON, to the builder's variables or its patterns.
+AWKWARD = [
+    *("plain", "with space", "it's", 'say "hi"', "a[0]", "[", "x]y", "st*r", "wh?t", "back\\slash"),
+    *("$HOME", "a${b}c", "new\nline", "tab\tbed", "-dash", "--from=x", "#hash", "a,b", "ünï", "!x"),
+]
+
+
+@pytest.mark.parametrize(("plan", "text"), TEXTS.values(), ids=TEXTS)
+def test_this_is_the_whole_text_for(plan: ImagePlan, text: str) -> None:
+    assert render(plan) == text
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=TEXTS)
+def test_buildkit_only_keeps_downloads_between_builds(plan: ImagePlan) -> None:
+    text = render(plan, buildkit=True)
+    mount = "--mount=type=cache,id=caliban-uv,target=/opt/uv,sharing=locked "
+    assert text.count("--mount") == text.count(mount) == bool(plan.requirements or plan.project)
+    assert text.replace(mount, "") == render(plan).replace(" && rm -rf /opt/uv/*", "")
+
+
+@pytest.mark.parametrize("buildkit", [False, True])
+@pytest.mark.parametrize("plan", PLANS, ids=TEXTS)
+def test_nothing_is_used_that_some_builders_do_not_take(plan: ImagePlan, buildkit: bool) -> None:
+    text = render(plan, buildkit)
+    assert "<<" not in text
+    assert "--link" not in text.replace("--link-mode", "")
+    assert "syntax" not in text
+    assert [line for line in text.splitlines() if line.startswith("#")] == []
+
+
+def test_what_changes_most_comes_last() -> None:
+    text = render(FULL)
+    parts = ("FROM", "libsm6", "/opt/venv", "dependencies/", "uv pip", "directory-1", "code/")
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ({"module": Module(Kind.PYTHON_FILE, "other.py", ".")}, "ENTRYPOINT "),
+        ({"directories": ("data",)}, "COPY directory-2/ "),
+        ({"extras": ("cpu",)}, 'RUN PATH="$PATH:/opt/uv/bin" '),
+        ({"requirements": ()}, 'RUN PATH="$PATH:/opt/uv/bin" '),
+        ({"apt_packages": ("git",)}, "RUN apt-get update "),
+        ({"mode": Mode.CPU}, ""),
+        ({"directory": "/elsewhere"}, ""),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_change_leaves_the_layers_before_it_alone(
+    change: dict[str, object], touched: str
+) -> None:
+    before = render(FULL).splitlines()
+    after = render(dataclasses.replace(FULL, **change)).splitlines()  # type: ignore[arg-type]
+    different = [old for old, new in zip(before, after, strict=False) if old != new]
+    assert different[:1] == [line for line in before if touched and line.startswith(touched)][:1]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0/"), min_size=1), max_size=3))
+def test_names_of_files_are_nowhere_but_in_the_entry_point(names: list[str]) -> None:
+    file = "/".join([*names, "x.py"])
+    code = Module(Kind.PYTHON_FILE, file, names[0] if names else ".")
+    *lines, entry_point, end = render(
+        dataclasses.replace(FULL, directories=tuple(names), module=code)
+    ).split("\n")
+    plain = dataclasses.replace(FULL, directories=("plain",) * len(names))
+    assert lines == render(plain).split("\n")[:-2]
+    assert end == ""
+    assert json.loads(entry_point.removeprefix("ENTRYPOINT ")) == ["python", file]
+
+
+@pytest.mark.parametrize("extra", ["a b", "$(rm -rf /)", "it's", "a;b"])
+@pytest.mark.parametrize("declared", ["setup.py", "pyproject.toml"])
+def test_extras_reach_the_installer_as_they_are(declared: str, extra: str) -> None:
+    plan = dataclasses.replace(INTERACTIVE, project=declared, extras=(extra,))
+    [line] = [line for line in render(plan).splitlines() if "uv pip install" in line]
+    words = shlex.split(line)
+    if declared == "setup.py":
+        assert f".[{extra}]" in words
+    else:
+        assert words[words.index("--extra") + 1] == extra
+
+
+@pytest.mark.parametrize("package", ["g++", "libc6=2.36-9", "vim/bookworm", "libx:arm64"])
+def test_packages_reach_apt_as_they_are(package: str) -> None:
+    text = render(dataclasses.replace(SCRIPT, apt_packages=(package,)))
+    assert f" --no-install-recommends {package} && " in text
+
+
+def test_the_engine_copies_directories_whatever_their_names(engine: Engine, project: Path) -> None:
+    for name in AWKWARD:
+        (project / name).mkdir()
+        (project / name / "file").write_text(name)
+    base = Config().base_image(Mode.CPU, os.environ)
+    plan = ImagePlan(Mode.CPU, base, str(project), directories=tuple(AWKWARD))
+    wanted = ("FROM ", "WORKDIR ", "COPY ")
+    lines = [line for line in render(plan).splitlines() if line.startswith(wanted)]
+    archive = io.BytesIO()
+    context.write("\n".join(lines), context.files(plan), archive)
+    built = subprocess.run(
+        ["docker", "build", "--quiet", "-"],
+        input=archive.getvalue(),
+        capture_output=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr.decode()
+    image = built.stdout.decode().strip()
+    try:
+        listing = "import json, pathlib; print(json.dumps({p.parent.name: p.read_text()"
+        listing += " for p in pathlib.Path('.').glob('*/file')}))"
+        shown = subprocess.run(
+            ["docker", "run", "--rm", image, "python3", "-c", listing],
+            capture_output=True,
+            check=True,
+        )
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True, check=True)
+    assert json.loads(shown.stdout) == {name: name for name in AWKWARD}

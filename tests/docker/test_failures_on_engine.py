@@ -1,0 +1,130 @@
+"""A build that goes wrong says why in one line, and leaves nothing running."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Caliban
+from tests.docker.conftest import EVERYTHING, Built, Workshop, write
+
+
+def errors(stderr: str) -> list[str]:
+    """The lines in which caliban itself tells of a failure: what happened, and a hint."""
+    lines = stderr.splitlines()
+    [start] = [at for at, line in enumerate(lines) if line.startswith("caliban: error: ")]
+    return lines[start:]
+
+
+def test_a_step_that_fails_shows_its_output_and_one_line_that_says_why(
+    everything: Built, caliban: Caliban, folder: Path, workshop: Workshop
+) -> None:
+    shutil.copytree(everything.project, folder, dirs_exist_ok=True)
+    write(folder, {"parts/base requirements.txt": "no-such-package-of-caliban==1\n"})
+    built = caliban(*EVERYTHING, cwd=folder, timeout=120)
+    assert (built.returncode, built.stdout) == (1, "")
+    message, hint = errors(built.stderr)
+    assert message.startswith("caliban: error: the image could not be built: ")
+    assert "no-such-package-of-caliban" in message
+    assert "stands above" in hint
+    assert workshop.containers("--all") == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "said", "advice"),
+    [
+        (
+            {"DOCKER_HOST": "unix:///no/such/socket"},
+            "no Docker engine answers at unix:///no/such/socket",
+            "Start Docker",
+        ),
+        (
+            {"PATH": "/no/such/folder"},
+            "the program 'docker' is not installed, or not on PATH",
+            "docker build",
+        ),
+    ],
+    ids=["engine", "program"],
+)
+def test_without_docker_it_says_so(
+    workshop: Workshop,
+    caliban: Caliban,
+    folder: Path,
+    environment: dict[str, str],
+    said: str,
+    advice: str,
+) -> None:
+    write(folder, {"run.sh": "echo\n"})
+    built = caliban("build", "--nogpu", "run.sh", env=environment)
+    assert (built.returncode, built.stdout) == (1, "")
+    message, hint = errors(built.stderr)
+    assert message == f"caliban: error: {said}"
+    assert advice in hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pyproject.toml", "[project\n"),
+        (".calibanconfig.json", "{"),
+        ("requirements.txt", "-r missing.txt\n"),
+    ],
+)
+def test_a_mistake_in_the_project_is_told_before_docker_is_called(
+    caliban: Caliban, folder: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    write(folder, {"train.py": "", name: content})
+    nowhere = {"DOCKER_HOST": "unix:///no/such/socket", "PATH": "/no/such/folder"}
+    built = caliban("build", "--nogpu", "train.py", env=nowhere)
+    assert built.returncode == 2
+    assert name in errors(built.stderr)[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_build_and_what_it_runs(
+    workshop: Workshop,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    slow = "RUN rm -f $(command -v python3); printf '#!/bin/sh\\nexec sleep 99\\n' > /bin/python3"
+    slow = workshop.base("slow", f"{slow} && chmod +x /bin/python3\n")
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", slow)
+    write(folder, {"train.py": f"# {number}\n"})
+    command = [sys.executable, "-m", "caliban", "build", "--nogpu", "train.py"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        deadline = time.monotonic() + 30
+        while not (building := children(child.pid)) or not sleeping():
+            assert time.monotonic() < deadline, "the build did not start"
+            time.sleep(0.05)
+        child.send_signal(number)
+        _, stderr = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert errors(stderr) == ["caliban: error: interrupted"]
+    assert not [pid for pid in building if Path(f"/proc/{pid}").exists()]
+    while sleeping():
+        assert time.monotonic() < deadline, "the step goes on"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[str]:
+    """The processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def sleeping() -> list[str]:
+    """The processes that run the slow step."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == b"sleep\x0099\0":
+                found.append(path.parent.name)
+        except OSError:
+            continue  # it has just ended
+    return found

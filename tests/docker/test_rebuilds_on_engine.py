@@ -1,0 +1,118 @@
+"""An image is built when something in it changes, and then only from there on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Caliban
+from tests.docker.conftest import EVERYTHING, Build, Built, Calls, Workshop, docker, write
+
+
+@pytest.fixture
+def script(workshop: Workshop, folder: Path) -> str:
+    """A project of the test's own, whose image is quick to build: it needs no Python."""
+    write(folder, {"code/run.sh": f"# {folder}\n", "code/data": "1\n", "code/more": "1\n"})
+    return "code/run.sh"
+
+
+def test_an_unchanged_project_is_not_built_again(
+    script: str, caliban: Caliban, calls: Calls, folder: Path
+) -> None:
+    first = caliban("build", "--nogpu", script)
+    assert len(calls.builds) == 1
+    os.utime(folder / "code/data", (1, 1))
+    write(folder, {"code/__pycache__/x.pyc": "", "elsewhere": ""})
+    second = caliban("build", "--nogpu", script)
+    assert (second.returncode, second.stdout) == (0, first.stdout)
+    assert second.stderr == ""
+    assert len(calls.builds) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "code/data").write_text("2\n"),
+        lambda folder: (folder / "code/data").chmod(0o755),
+        lambda folder: (folder / "code/data").rename(folder / "code/numbers"),
+        lambda folder: (folder / ".dockerignore").write_text("code/more"),
+    ],
+    ids=["content", "mode", "name", "ignored"],
+)
+def test_a_change_makes_another_image(
+    script: str, build: Build, folder: Path, change: Callable[[Path], object]
+) -> None:
+    first = build(script)
+    change(folder)
+    assert build(script) != first
+
+
+def test_going_back_finds_the_first_image_again(script: str, build: Build, folder: Path) -> None:
+    first = build(script)
+    write(folder, {"code/data": "2\n"})
+    build(script)
+    write(folder, {"code/data": "1\n"})
+    assert build(script) == first
+
+
+def test_another_base_image_of_the_same_name_makes_another_image(
+    script: str, build: Build, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = workshop.base("moving")
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", base)
+    first = build(script)
+    docker("tag", workshop.base("moved", "RUN touch /moved\n"), base)
+    assert build(script) != first
+
+
+def test_no_cache_builds_every_step_anew(
+    script: str,
+    build: Build,
+    caliban: Caliban,
+    calls: Calls,
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On a base image of its own: the legacy builder goes on from the newest layers that it finds.
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", workshop.base("uncached", "RUN touch /uncached\n"))
+    first = build(script)
+    again = caliban("build", "--nogpu", "--no_cache", script)
+    assert again.stdout.strip() not in ("", first)
+    assert len(calls.builds) == 2
+    assert "--no-cache" in calls.builds[-1]
+    assert "cache" not in again.stderr.lower()
+
+
+def test_an_edit_does_not_install_the_dependencies_again(
+    everything: Built, caliban: Caliban, folder: Path
+) -> None:
+    shutil.copytree(everything.project, folder, dirs_exist_ok=True)
+    write(folder, {"trainer/train.py": "print('edited')\n"})
+    built = caliban(*EVERYTHING, cwd=folder)
+    assert built.returncode == 0, built.stderr
+    assert built.stdout.strip() != everything.image
+    assert "Installed" in everything.messages
+    assert "Installed" not in built.stderr
+
+
+def test_what_two_launches_need_at_once_is_built_once(
+    script: str, caliban: Caliban, calls: Calls
+) -> None:
+    ids: list[str] = []
+
+    def launch() -> None:
+        ids.append(caliban("build", "--nogpu", script).stdout)
+
+    threads = [threading.Thread(target=launch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 1
+    assert ids[0].startswith("sha256:")
+    assert len(calls.builds) == 1

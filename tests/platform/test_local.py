@@ -1,0 +1,214 @@
+"""The `docker run` of a job: every word of it, in its order."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from caliban.docker.containers import Containers
+from caliban.docker.engine import Engine
+from caliban.model.experiment import Experiment
+from caliban.model.job import Handle, JobRequest, Submission
+from caliban.platform.local import LocalBackend, Mount, Options, hide_secrets
+
+HOST = "unix:///nonexistent.sock"
+TARGET = f"{socket.gethostname()} {HOST}"
+
+REQUEST = JobRequest(
+    uid="0123456789abcdef",
+    experiment=Experiment(("--epochs", "2"), {"lr": 0.1, "name": "a b", "debug": True}),
+    image="sha256:feed",
+    group="night",
+    index=0,
+)
+
+
+def backend(**options: Any) -> LocalBackend:
+    return LocalBackend(Containers(Engine()), HOST, Options(**options))
+
+
+def command(**options: Any) -> list[str]:
+    """The argv of a job, without what every job has."""
+    words: list[str] = backend(**options).plan(REQUEST).payload["command"]
+    return words
+
+
+def test_this_is_the_whole_command_of_a_plain_job() -> None:
+    assert backend().plan(REQUEST) == Submission(
+        "local",
+        TARGET,
+        {
+            "command": [
+                *("docker", "run", "--name", "caliban-0123456789abcdef"),
+                *("--label", "caliban.uid=0123456789abcdef"),
+                *("--label", "caliban.xgroup=night"),
+                *("--init", "--ipc", "host"),
+                *("--env", "PYTHONUNBUFFERED=1"),
+                *("--env", "COLUMNS", "--env", "LINES"),
+                "sha256:feed",
+                *("--epochs", "2", "--lr", "0.1", "--name", "a b", "--debug"),
+            ]
+        },
+    )
+
+
+def test_this_is_the_whole_command_of_a_job_with_everything() -> None:
+    assert command(
+        command=("python", "-m", "trainer.train"),
+        gpus=True,
+        user="1234:567",
+        mounts=(Mount("/home/totoro/key.json", "/.creds/credentials.json"), Mount("/a", "/b")),
+        environment=(("GOOGLE_APPLICATION_CREDENTIALS", "/.creds/credentials.json"),),
+        run_args=("-v", "/data:/data", "--rm"),
+    ) == [
+        *("docker", "run", "--name", "caliban-0123456789abcdef"),
+        *("--label", "caliban.uid=0123456789abcdef"),
+        *("--label", "caliban.xgroup=night"),
+        *("--init", "--ipc", "host"),
+        *("--user", "1234:567"),
+        *("--gpus", "all"),
+        *("--env", "PYTHONUNBUFFERED=1"),
+        *("--env", "GOOGLE_APPLICATION_CREDENTIALS=/.creds/credentials.json"),
+        *("--env", "COLUMNS", "--env", "LINES"),
+        "--mount",
+        "type=bind,source=/home/totoro/key.json,target=/.creds/credentials.json,readonly",
+        *("--mount", "type=bind,source=/a,target=/b,readonly"),
+        *("-v", "/data:/data", "--rm"),
+        *("--entrypoint", "python"),
+        "sha256:feed",
+        *("-m", "trainer.train"),
+        *("--epochs", "2", "--lr", "0.1", "--name", "a b", "--debug"),
+    ]
+
+
+def test_planning_asks_nobody_and_gives_the_same_each_time() -> None:
+    # There is no engine at HOST.
+    assert backend(gpus=True).plan(REQUEST) == backend(gpus=True).plan(REQUEST)
+
+
+def test_arguments_of_the_user_come_last_and_so_win_over_calibans() -> None:
+    given = ("--ipc", "private", "--env", "PYTHONUNBUFFERED=0", "--user", "0")
+    words = command(user="1234:567", run_args=given)
+    at = words.index("sha256:feed")
+    assert tuple(words[at - len(given) : at]) == given
+
+
+@pytest.mark.parametrize(
+    ("run_args", "all_gpus"),
+    [
+        ((), True),
+        (("--shm-size", "1g"), True),
+        (("--gpus", "device=0"), False),
+        (("--gpus=2",), False),
+        (("--runtime", "nvidia"), False),
+        (("--runtime=nvidia",), False),
+        (("--device", "nvidia.com/gpu=0"), False),
+        (("--device=nvidia.com/gpu=all",), False),
+        (("--device", "/dev/fuse"), True),
+    ],
+)
+def test_all_gpus_are_given_unless_the_user_chooses(
+    run_args: tuple[str, ...], all_gpus: bool
+) -> None:
+    words = command(gpus=True, run_args=run_args)
+    assert ("--gpus all" in " ".join(words)) is all_gpus
+    assert "--gpus all" not in " ".join(command(gpus=False, run_args=run_args))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/plain", "/with space", "/a,b", '/say "hi"', "/a=b", "/it's", '/",', "/ünï", "/readonly"],
+)
+def test_a_mount_names_any_file(source: str) -> None:
+    words = command(mounts=(Mount(source, "/t"),))
+    value = words[words.index("--mount") + 1]
+    # `docker run` reads the value as a line of CSV.
+    [fields] = csv.reader([value])
+    assert fields == ["type=bind", f"source={source}", "target=/t", "readonly"]
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        ("/plain", "source=/plain"),
+        ("/a,b", '"source=/a,b"'),
+        # Go's reader of CSV takes quotes within quotes only.
+        ('/say "hi"', '"source=/say ""hi"""'),
+    ],
+)
+def test_a_mount_is_quoted_where_it_must_be(source: str, field: str) -> None:
+    words = command(mounts=(Mount(source, "/t"),))
+    assert words[words.index("--mount") + 1] == f"type=bind,{field},target=/t,readonly"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((), ["sha256:feed"]),
+        (("/bin/bash", "go.sh"), ["--entrypoint", "/bin/bash", "sha256:feed", "go.sh"]),
+        (("tool",), ["--entrypoint", "tool", "sha256:feed"]),
+    ],
+)
+def test_an_image_that_is_used_as_it_is_gets_the_command(
+    given: tuple[str, ...], words: list[str]
+) -> None:
+    flags = REQUEST.experiment.flags()
+    assert command(command=given)[-len(words) - len(flags) :] == [*words, *flags]
+
+
+def test_a_job_is_found_by_the_name_of_its_container() -> None:
+    submission = backend().plan(REQUEST)
+    assert backend().handle(submission) == Handle("local", TARGET, "caliban-0123456789abcdef")
+
+
+def test_a_flag_called_name_does_not_hide_the_containers_name() -> None:
+    planned = backend(run_args=("--label", "--name"), command=("x", "--name")).plan(REQUEST)
+    assert backend().handle(planned).id == "caliban-0123456789abcdef"
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        ("given", "kept", "values"),
+        [
+            (["--env", "API_KEY=abc"], ["--env", "API_KEY"], {"API_KEY": "abc"}),
+            (["-e", "API_KEY=abc"], ["-e", "API_KEY"], {"API_KEY": "abc"}),
+            (["-eAPI_KEY=abc"], ["-eAPI_KEY"], {"API_KEY": "abc"}),
+            (["--env=API_KEY=abc"], ["--env=API_KEY"], {"API_KEY": "abc"}),
+            (["-e", "wandb_token=a=b c\nd"], ["-e", "wandb_token"], {"wandb_token": "a=b c\nd"}),
+            (["-e", "DB_PASSWORD="], ["-e", "DB_PASSWORD"], {"DB_PASSWORD": ""}),
+            (["-e", "MY_SECRET=x", "--rm"], ["-e", "MY_SECRET", "--rm"], {"MY_SECRET": "x"}),
+            (
+                ["-e", "A_KEY=1", "-e", "A_KEY=2"],
+                ["-e", "A_KEY", "-e", "A_KEY"],
+                {"A_KEY": "2"},
+            ),
+            (["-e", "API_KEY"], ["-e", "API_KEY"], {}),
+            (["-e", "LEVEL=3"], ["-e", "LEVEL=3"], {}),
+            (["-v", "API_KEY=a:/b"], ["-v", "API_KEY=a:/b"], {}),
+            (["--label", "key=a"], ["--label", "key=a"], {}),
+        ],
+        ids=str,
+    )
+    def test_values_that_look_secret_are_taken_out_of_the_arguments(
+        self, given: list[str], kept: list[str], values: dict[str, str]
+    ) -> None:
+        assert hide_secrets(given) == (kept, values)
+
+    def test_what_is_taken_out_is_not_in_a_submission(self) -> None:
+        visible, values = hide_secrets(["-e", "API_KEY=hunter2"])
+        planned = backend(run_args=tuple(visible), secrets=tuple(values.items())).plan(REQUEST)
+        assert "hunter2" not in str(planned)
+
+    def test_docker_run_finds_it_in_its_environment(self) -> None:
+        own = backend(secrets=(("API_KEY", "hunter2"),))
+        script = 'printf "%s %s" "$API_KEY" "$1"'
+        child_command = ["sh", "-c", script, "--name", "the-name"]
+        handle = own.submit(Submission("local", TARGET, {"command": child_command}))
+        assert handle.id == "the-name"
+        with own._children.pop(handle) as child:
+            assert child.communicate() == (b"hunter2 the-name", b"")
+        assert "API_KEY" not in os.environ

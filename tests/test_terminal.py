@@ -1,0 +1,360 @@
+"""What people see: on a terminal, a real one with a small screen behind it, and without one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+from collections.abc import Iterator
+from typing import TextIO
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from caliban import terminal
+
+COLUMNS = 40
+
+
+class Screen:
+    """As much of a terminal as is needed to know what a person would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[list[str]] = [[]]
+        self.row = self.column = 0
+
+    def feed(self, data: bytes) -> None:
+        for piece in re.findall(r"\033\[[\d;]*[A-Za-z]|.", data.decode(), re.DOTALL):
+            if piece == "\n":
+                self.row += 1
+                self.lines += [[] for _ in range(self.row + 1 - len(self.lines))]
+            elif piece == "\r":
+                self.column = 0
+            elif piece == "\033[K":
+                del self.lines[self.row][self.column :]
+            elif piece == "\033[A":
+                self.row -= 1
+            elif piece.startswith("\033"):
+                assert piece.endswith("m"), f"unexpected {piece!r}"
+            else:
+                assert piece.isprintable(), f"unexpected {piece!r}"
+                if self.column == COLUMNS:
+                    self.feed(b"\r\n")
+                line = self.lines[self.row]
+                line += " " * (self.column - len(line))
+                line[self.column : self.column + 1] = piece
+                self.column += 1
+
+    @property
+    def text(self) -> str:
+        return "\n".join("".join(line).rstrip() for line in self.lines).rstrip("\n")
+
+    @property
+    def last(self) -> str:
+        """The line that the cursor is on."""
+        return "".join(self.lines[self.row]).rstrip()
+
+
+class Terminal:
+    """Both standard streams on one pseudo-terminal."""
+
+    def __init__(self) -> None:
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        self.stdout = os.fdopen(os.dup(self._slave), "w")
+        self.stderr = os.fdopen(os.dup(self._slave), "w", buffering=1)
+        self.screen = Screen()
+        self.bytes = b""
+
+    def look(self) -> Screen:
+        """The screen with all that was written so far."""
+        self.stderr.flush()
+        while select.select([self._master], [], [], 0)[0]:
+            data = os.read(self._master, 1 << 16)
+            self.bytes += data
+            self.screen.feed(data)
+        return self.screen
+
+    def hang_up(self) -> None:
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
+
+    def close(self) -> None:
+        self.hang_up()
+        os.close(self._slave)
+        for stream in (self.stdout, self.stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+@contextlib.contextmanager
+def open_terminal() -> Iterator[Terminal]:
+    """Puts sys.stdout and sys.stderr on a terminal."""
+    found = Terminal()
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(found):
+        patch.setattr(sys, "stdout", found.stdout)
+        patch.setattr(sys, "stderr", found.stderr)
+        yield found
+
+
+class TestColour:
+    @pytest.mark.parametrize(
+        ("environment", "on_terminal", "elsewhere"),
+        [
+            ({}, True, False),
+            ({"NO_COLOR": "1"}, False, False),
+            ({"NO_COLOR": ""}, True, False),
+            ({"FORCE_COLOR": "1"}, True, True),
+            ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
+            ({"TERM": "dumb"}, False, False),
+            ({"TERM": "dumb", "FORCE_COLOR": "1"}, True, True),
+        ],
+        ids=str,
+    )
+    def test_is_for_terminals_that_want_it(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        environment: dict[str, str],
+        on_terminal: bool,
+        elsewhere: bool,
+    ) -> None:
+        with open_terminal() as tty:
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+
+            def paints(stream: TextIO) -> bool:
+                painted = terminal.paint("text", "red", stream)
+                assert painted in ("text", "\033[31mtext\033[0m")
+                return painted != "text"
+
+            assert paints(tty.stdout) is paints(tty.stderr) is on_terminal
+            assert paints(io.StringIO()) is elsewhere
+
+    def test_of_a_note_is_that_of_stderr(self) -> None:
+        with open_terminal() as tty:
+            terminal.note("done", "green")
+            terminal.warn("odd")
+            tty.look()
+            assert tty.bytes == b"\033[32mdone\033[0m\r\n\033[33mwarning:\033[0m odd\r\n"
+
+
+def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal.result("result")
+    terminal.result_json({"name": "ünï", "values": [1, None]})
+    terminal.note("note")
+    terminal.warn("warning")
+    sys.stdout.flush()
+    out, err = capfd.readouterr()
+    assert out == 'result\n{\n  "name": "ünï",\n  "values": [\n    1,\n    null\n  ]\n}\n'
+    assert err == "note\nwarning: warning\n"
+
+
+class TestFolded:
+    LINES = ("Step 1/2 : FROM base", "pulling", "Step 2/2 : RUN make", "compiling", "error: no")
+
+    def feed(self, failed: bool) -> terminal.Folded:
+        view = terminal.Folded()
+        for line in self.LINES:
+            view.line(line, begins=line.split(" :")[0] if line.startswith("Step") else "")
+        view.end(failed)
+        return view
+
+    @pytest.mark.parametrize("failed", [False, True])
+    def test_where_it_is_kept_everything_is_shown_once(
+        self, capfd: pytest.CaptureFixture[str], failed: bool
+    ) -> None:
+        self.feed(failed)
+        assert capfd.readouterr().err.splitlines() == [*self.LINES]
+
+    def test_on_a_terminal_nothing_remains_of_a_success(self) -> None:
+        with open_terminal() as tty:
+            terminal.note("before")
+            self.feed(failed=False)
+            terminal.note("after")
+            assert tty.look().text == "before\nafter"
+
+    def test_on_a_terminal_the_last_step_of_a_failure_remains(self) -> None:
+        with open_terminal() as tty:
+            self.feed(failed=True)
+            assert tty.look().text == "Step 2/2 : RUN make\ncompiling\nerror: no"
+
+    def test_on_a_terminal_one_line_shows_where_it_is(self) -> None:
+        with open_terminal() as tty:
+            view = terminal.Folded()
+            view.line("Step 1/2 : FROM base", begins="step 1/2")
+            assert tty.look().text == "  Step 1/2 : FROM base"
+            view.line("one")
+            assert tty.look().text == "  step 1/2  one"
+            view.line("\ttwo " + "and more " * 20)
+            assert tty.look().text == "  step 1/2  two and more and more and m"
+            view.line("three")
+            assert tty.look().text == "  step 1/2  three"
+
+    def test_it_remembers_the_last_lines_of_a_step(self) -> None:
+        view = terminal.Folded()
+        for number in range(1000):
+            view.line(str(number))
+        assert 100 < len(view.recent) < 400
+        assert view.recent[-1] == "999"
+        view.line("RUN make", begins="another")
+        assert view.recent == ["RUN make"]
+
+
+def bar(done: int, total: int) -> re.Pattern[str]:
+    return re.compile(rf"jobs: .*{done}/{total} .*")
+
+
+class TestOutput:
+    def test_of_jobs_is_passed_on_byte_for_byte(
+        self, capfdbinary: pytest.CaptureFixture[bytes]
+    ) -> None:
+        data = bytes(range(256))
+        output = terminal.Output(3)
+        output.write(sys.stdout, data)
+        output.write(sys.stderr, data[::-1])
+        output.idle()
+        output.note("job 1 SUCCEEDED", "green")
+        output.advance()
+        output.close()
+        assert capfdbinary.readouterr() == (data, data[::-1] + b"job 1 SUCCEEDED\n")
+        assert not output.lost
+
+    def test_has_a_bar_below_it_that_leaves_no_trace(self) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(2)
+            output.idle()
+            assert bar(0, 2).fullmatch(tty.look().last)
+            output.write(sys.stdout, b"one\n")
+            assert tty.look().text == "one"
+            output.idle()
+            first, below = tty.look().text.split("\n")
+            assert first == "one"
+            assert bar(0, 2).fullmatch(below)
+            output.note("job 1 SUCCEEDED")
+            output.advance()
+            assert tty.look().text.startswith("one\njob 1 SUCCEEDED\n")
+            assert bar(1, 2).fullmatch(tty.look().last)
+            output.write(sys.stderr, b"two\n")
+            output.close()
+            assert tty.look().text == "one\njob 1 SUCCEEDED\ntwo"
+
+    def test_that_is_in_the_middle_of_a_line_is_left_alone(self) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(2)
+            output.idle()
+            output.write(sys.stderr, b"loading ")
+            output.idle()
+            assert tty.look().text == "loading"
+            output.write(sys.stderr, b"\r 50%|#####     |")
+            output.idle()
+            assert tty.look().text == " 50%|#####     |"
+            output.write(sys.stderr, b"\r100%|##########|\n")
+            output.idle()
+            done, below = tty.look().text.split("\n")
+            assert done == "100%|##########|"
+            assert bar(0, 2).fullmatch(below)
+            output.close()
+
+    def test_that_ends_within_a_line_is_ended_before_a_note(self) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(2)
+            output.write(sys.stdout, b"no newline")
+            output.note("job 1 FAILED")
+            output.close()
+            assert tty.look().text == "no newline\njob 1 FAILED"
+
+    def test_of_a_single_job_has_no_bar(self) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(1)
+            output.idle()
+            output.write(sys.stdout, b"one\n")
+            output.advance()
+            output.close()
+            tty.look()
+            assert tty.bytes == b"one\r\n"
+
+    def test_that_goes_to_a_file_does_not_move_the_bar(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_terminal() as tty:
+            file = io.TextIOWrapper(io.BytesIO())
+            monkeypatch.setattr(sys, "stdout", file)
+            output = terminal.Output(2)
+            output.write(sys.stdout, b"no newline")
+            output.idle()
+            assert bar(0, 2).fullmatch(tty.look().text)
+            output.close()
+            assert tty.look().text == ""
+            assert file.buffer.getvalue() == b"no newline"
+
+    @settings(
+        max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["stdout", "stderr"]),
+                st.sampled_from(
+                    [
+                        *(b"\n", b"word", b"a line\n", b"two\nlines\n", b"\r 50%|##  |", b"\r"),
+                        *(b"\r100%|####|\n", b"\033[32mgreen\033[0m\n", b"x" * (COLUMNS + 3)),
+                        *(b"\033[K", b"\033[0m", b"one\n\033[Atwo\n"),
+                    ]
+                ),
+                st.integers(0, 2),
+            ),
+            max_size=12,
+        )
+    )
+    def test_looks_in_the_end_as_if_there_were_no_bar(
+        self, written: list[tuple[str, bytes, int]]
+    ) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(3)
+            for name, data, ticks in written:
+                output.write(getattr(sys, name), data)
+                for _ in range(ticks):
+                    output.idle()
+            output.close()
+            seen = tty.look()
+        alone = Screen()
+        alone.feed(b"".join(data for _, data, _ in written).replace(b"\n", b"\r\n"))
+        assert seen.text == alone.text
+
+    def test_goes_on_when_the_terminal_has_been_closed(self) -> None:
+        with open_terminal() as tty:
+            output = terminal.Output(2)
+            output.write(sys.stdout, b"one\n")
+            assert not output.lost
+            tty.hang_up()
+            output.write(sys.stdout, b"two\n")
+            assert output.lost
+            output.note("job 1 STOPPED")
+            output.idle()
+            output.advance()
+            with contextlib.suppress(OSError):
+                output.close()
+
+    def test_goes_on_when_the_reader_of_a_pipe_has_gone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reader, writer = os.pipe()
+        stdout = os.fdopen(writer, "w")
+        monkeypatch.setattr(sys, "stdout", stdout)
+        output = terminal.Output(2)
+        os.close(reader)
+        output.write(sys.stdout, b"one\n")
+        assert output.lost
+        with pytest.raises(OSError) as error:
+            stdout.close()
+        assert error.value.errno == errno.EPIPE
