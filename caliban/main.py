@@ -60,7 +60,7 @@ def guarded(program: str, action: Callable[[], int]) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         if error.errno == errno.ENOSPC:
-            _report(program, "the disk is full")
+            _report(program, f"the disk is full: {error.strerror}")
             return CalibanError.exit_code
         # The reader of our output has gone: `| head` for one, or a closed terminal.
         os.dup2(nowhere, sys.stderr.fileno())

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The units of the package by height. A unit imports only units below its own line, so that those on
 # one line never import one another.
 LINES = (
-    ("errors"),
+    ("errors",),
     ("home", "interrupt", "process", "terminal"),
     ("document", "model"),
     ("config", "docker", "history", "platform"),
