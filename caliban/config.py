@@ -151,7 +151,7 @@ def _checks() -> dict[str, tuple[str, Any]]:
     from schema import And, Optional, Or, Schema
 
     def is_image(value: str) -> bool:
-        filled = value.strip().replace("{}", "")
+        filled = value.strip().replace("{}", "cpu")
         return bool(re.fullmatch(r"[^\s{}-][^\s{}]*", filled))
 
     def is_package(value: str) -> bool:

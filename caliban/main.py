@@ -75,9 +75,10 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the whole process
-        # Arguments and file names may be bytes that are no text; they go out as they came in.
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+    # Arguments may be bytes that are no text, or letters that the locale lacks. As results they go
+    # out as they came in; on stderr, Python escapes them.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _report(program: str, message: str, hint: str = "") -> None:

@@ -154,6 +154,26 @@ def test_an_error_of_the_system_is_a_bug_unless_the_reader_has_gone(
     assert "this is a bug in caliban: FileNotFoundError" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8:strict", "ascii", "latin-1"])
+def test_a_message_is_shown_whatever_is_in_it_and_whatever_the_terminal_can_show(
+    encoding: str,
+) -> None:
+    # A name that is no text, half of a character out of a JSON file, and other people's letters.
+    code = (
+        "import sys; from caliban.main import guarded; from caliban.errors import UsageError\n"
+        "def fail(): raise UsageError('\\udcff \\ud800 \\u65e5\\u672c end')\n"
+        "sys.exit(guarded('caliban', fail))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert ended.stderr.startswith(b"caliban: error: ")
+    assert ended.stderr.endswith(b" end\n")
+    assert ended.stderr.count(b"\n") == 1
+
+
 def test_what_was_printed_stands_before_the_error() -> None:
     code = "from caliban.main import guarded; guarded('caliban', lambda: print('first') or 1 / 0)"
     ended = subprocess.run(

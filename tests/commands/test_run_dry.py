@@ -136,11 +136,14 @@ def test_any_argument_survives_the_shell(project: Path, inline: Inline) -> None:
     ]
 
 
-def test_an_argument_that_is_no_text_is_no_bug(project: Path) -> None:
-    # As most terminals are set up: UTF-8, and strict about it.
+@pytest.mark.parametrize("argument", [b"\xff", "日本".encode()])
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1", "ascii"])
+def test_an_argument_that_the_terminal_cannot_show_is_no_bug(
+    project: Path, argument: bytes, encoding: str
+) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "caliban", *CPU, "trainer.train", "--", b"\xff"],
-        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        [sys.executable, "-m", "caliban", *CPU, "trainer.train", "--", argument],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
         check=False,
     )
