@@ -19,6 +19,9 @@ from caliban.model.image import ImagePlan
 # Never part of an image: what Python and git write beside the code changes without the code.
 _IGNORED_FOLDERS = frozenset({"__pycache__", ".git"})
 
+# caliban's own settings, among them perhaps the password of a database; jobs don't read them.
+_SETTINGS = ".calibanconfig.json"
+
 # What a setup.py may read while it tells the project's dependencies.
 _READ_BY_SETUP = ("setup.cfg", "pyproject.toml", "README.md", "README.rst", "README")
 
@@ -47,7 +50,7 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     """Lists what an image needs of the project, sorted by folder and name.
 
     The project's .dockerignore is honoured. Folders named __pycache__ and .git are left out, and so
-    are virtual environments. A file that is in two directories to copy is listed with the first.
+    are virtual environments and .calibanconfig.json. A file that is in two directories to copy is listed with the first.
 
     Args:
       plan: the image.
@@ -74,6 +77,8 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     for folder, root in roots.items():
         for file in _walk(project, folder, root):
             if (kept is not None and file.name not in kept) or file.name in taken:
+                continue
+            if file.name == _SETTINGS:
                 continue
             if secrets and file.path.resolve() in secrets:
                 continue

@@ -101,6 +101,10 @@ class TestFiles:
         write(Path(plan.directory, name))
         assert name not in names(plan)
 
+    def test_with_settings_of_caliban_are_left_out(self, plan: ImagePlan) -> None:
+        write(Path(plan.directory, ".calibanconfig.json"))
+        assert ".calibanconfig.json" not in names(plan)
+
     def test_of_virtual_environments_are_left_out(self, plan: ImagePlan) -> None:
         write(Path(plan.directory, "env/pyvenv.cfg"))
         write(Path(plan.directory, "env/lib/module.py"))
