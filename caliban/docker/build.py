@@ -178,7 +178,7 @@ def _sending(
             with contextlib.suppress(BrokenPipeError), child.stdin as stream:
                 context.write(text, files, stream)
         except (CalibanError, OSError) as error:
-            child.terminate()
+            child.kill()
             if not isinstance(error, CalibanError):
                 error = BuildError(f"the project's files cannot be read to their end: {error}")
             problems.append(error)
@@ -188,8 +188,10 @@ def _sending(
     try:
         yield problems
     finally:
+        # The engine ends a build whose client has gone. Asked by SIGTERM, `docker build` 20.10 goes
+        # on to the build's own end now and then.
         if child.poll() is None:
-            child.terminate()
+            child.kill()
         sender.join()
 
 

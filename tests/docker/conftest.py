@@ -6,6 +6,7 @@ container made from it inherits: by that label all of it is found and removed wh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -68,9 +69,9 @@ class Workshop:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.label = f"caliban.test={self.id}"
-        self.cached: set[str] = set()  # layers that BuildKit has kept for later builds
         self._made: dict[str, Any] = {}
         self._environment: dict[str, str] = {}
+        self._layers: set[str] = set()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` returned when something of this name was first asked for."""
@@ -83,7 +84,8 @@ class Workshop:
         """The base image of the tests, marked as the session's, after some more steps."""
 
         def make() -> str:
-            self._environment = dict(os.environ)
+            if not self._environment:
+                self._environment, self._layers = dict(os.environ), layers_of_buildkit()
             tag = f"caliban-test-{self.id}:{name}"
             original = Config().base_image(Mode.CPU, os.environ)
             key, _, value = self.label.partition("=")
@@ -107,13 +109,19 @@ class Workshop:
             for container in self.containers("--all"):
                 docker("rm", "--force", container, check=False)
             images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
-            for _ in range(3):  # an image goes only after those that were built on it
-                if found := set(docker(*images).split()):
+            for _ in range(9):  # an image goes only after those that were built on it
+                if found := dict.fromkeys(docker(*images).split()):
                     docker("rmi", "--force", *found, check=False)
-                for layer in self.cached:
-                    prune = ("builder", "prune", "--force", "--all", "--filter", f"id={layer}")
-                    docker(*prune, check=False)
             assert docker(*images) == ""
+            if new := layers_of_buildkit() - self._layers:
+                docker("builder", "prune", "--force", "--all", "--filter", f"id={'|'.join(new)}")
+
+
+def layers_of_buildkit() -> set[str]:
+    """What BuildKit keeps for later builds, except what it has downloaded."""
+    with contextlib.closing(Engine().client) as client:
+        found = client.df()["BuildCache"] or []
+    return {each["ID"] for each in found if each["Type"] != "exec.cachemount"}
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.commands.conftest import wait_for
 from tests.conftest import Caliban
 from tests.docker.conftest import EVERYTHING, Built, Workshop, write
 
@@ -98,19 +98,19 @@ def test_an_interrupt_ends_the_build_and_what_it_runs(
     monkeypatch.setenv("CALIBAN_BASE_IMAGE", slow)
     write(folder, {"train.py": f"# {number}\n"})
     command = [sys.executable, "-m", "caliban", "build", "--nogpu", "train.py"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        deadline = time.monotonic() + 30
-        while not (building := children(child.pid)) or not sleeping():
-            assert time.monotonic() < deadline, "the build did not start"
-            time.sleep(0.05)
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: bool(children(child.pid) and sleeping()))
+        building = children(child.pid)
         child.send_signal(number)
-        _, stderr = child.communicate(timeout=30)
+        _, stderr = child.communicate(timeout=10)
+    finally:
+        child.kill()
+        child.communicate()
     assert child.returncode == 130
     assert errors(stderr) == ["caliban: error: interrupted"]
     assert not [pid for pid in building if Path(f"/proc/{pid}").exists()]
-    while sleeping():
-        assert time.monotonic() < deadline, "the step goes on"
-        time.sleep(0.05)
+    wait_for(lambda: not sleeping())
 
 
 def children(pid: int) -> list[str]:
