@@ -25,6 +25,7 @@ import pytest
 from caliban.docker.engine import Engine
 from caliban.errors import CalibanError
 from caliban.main import main
+from tests.workshop import Workshop
 
 # The environment that the tests were started in, before any of it is unset.
 _OUTSIDE: Mapping[str, str] = dict(os.environ)
@@ -253,3 +254,17 @@ def engine(
     found = Engine()
     with contextlib.closing(found.client):
         yield found
+
+
+@pytest.fixture(scope="session")
+def _workshop(_isolated_session: None) -> Iterator[Workshop]:
+    shop = Workshop()
+    yield shop
+    shop.clear()
+
+
+@pytest.fixture
+def workshop(engine: Engine, _workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The session's images; caliban builds on the session's base image."""
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", _workshop.base("plain"))
+    return _workshop

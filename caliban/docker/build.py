@@ -114,8 +114,8 @@ def _build(
     environment = {
         "DOCKER_BUILDKIT": builder.value,
         "BUILDKIT_PROGRESS": "plain",
-        # The engine's own builder: another one knows neither its images nor where they belong.
-        "BUILDX_BUILDER": "default",
+        # Unset, for the engine's own builder: another one does not know the engine's images.
+        "BUILDX_BUILDER": "",
         # With attestations, an image becomes a list of images, which not every platform takes.
         "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
     }

@@ -50,7 +50,8 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     """Lists what an image needs of the project, sorted by folder and name.
 
     The project's .dockerignore is honoured. Folders named __pycache__ and .git are left out, and so
-    are virtual environments and .calibanconfig.json. A file that is in two directories to copy is listed with the first.
+    are virtual environments and .calibanconfig.json. A file that is in two directories to copy is
+    listed with the first.
 
     Args:
       plan: the image.

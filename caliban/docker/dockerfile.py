@@ -83,7 +83,7 @@ def _lines(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
     if plan.module is None or plan.module.is_python or plan.requirements or plan.project:
         yield from _python(plan, buildkit)
         environment += f" VIRTUAL_ENV={_VENV} PATH={_VENV}/bin:${{PATH:-{_PATH}}}"
-    # From here on nothing is executed: what was, wrote nothing into the home directory.
+    # Only now, so that nothing that was executed wrote root's files into the jobs' home directory.
     yield environment
     yield f"WORKDIR {WORKING_DIRECTORY}"
     for index, _ in enumerate(plan.directories):
@@ -132,6 +132,5 @@ def _install(plan: ImagePlan) -> Iterator[str]:
         words += ["--requirement", plan.project]
         words += [word for extra in plan.extras for word in ("--extra", extra)]
     yield f"UV_HTTP_TIMEOUT=180 {shlex.join(words)}"
-    if plan.project == "setup.py":
-        # What setuptools leaves beside a setup.py, and uv where it has built something.
-        yield "rm -rf build ./*.egg-info /tmp/uv-*.lock"
+    # What setuptools leaves beside a setup.py, and uv wherever it has built something.
+    yield "rm -rf build ./*.egg-info /tmp/uv-*.lock"

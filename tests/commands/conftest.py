@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from caliban.docker.engine import Engine
+from tests.workshop import Workshop
 
 JOB = '''
 """Does what its flags say, in their order."""
@@ -59,7 +59,7 @@ for flag in arguments:
 
 
 @pytest.fixture
-def sweep(project: Path, engine: Engine) -> Path:
+def sweep(project: Path, workshop: Workshop) -> Path:
     """The working directory of a test: a project with the module trainer.job."""
     (project / "trainer" / "train.py").unlink()
     (project / "trainer" / "job.py").write_text(JOB)

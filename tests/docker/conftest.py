@@ -1,12 +1,7 @@
-"""Real images: what they are built on, what is seen of the `docker` program, who builds them.
-
-Everything is built on a base image that carries a label of the test session, which every image and
-container made from it inherits: by that label all of it is found and removed when the session ends.
-"""
+"""Real images: what is seen of the `docker` program, and who builds them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,29 +10,16 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pytest
 
-from caliban.config import Config
 from caliban.docker.engine import Engine
-from caliban.model.image import Mode
 from tests.conftest import Caliban
-
-T = TypeVar("T")
-
-
-def docker(*args: str, stdin: str = "", check: bool = True) -> str:
-    """Runs the `docker` program and returns what it prints on stdout."""
-    done = subprocess.run(
-        ["docker", *args], input=stdin, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0 or not check, f"docker {args}: {done.stderr}"
-    return done.stdout
+from tests.workshop import Workshop, docker
 
 
 def inspect(image: str) -> dict[str, Any]:
@@ -61,81 +43,6 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-
-
-class Workshop:
-    """What the tests of a session share: images that are made when they are first asked for."""
-
-    def __init__(self) -> None:
-        self.id = uuid.uuid4().hex[:12]
-        self.label = f"caliban.test={self.id}"
-        self._made: dict[str, Any] = {}
-        self._environment: dict[str, str] = {}
-        self._layers: set[str] = set()
-
-    def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` returned when something of this name was first asked for."""
-        if name not in self._made:
-            self._made[name] = make()
-        found: T = self._made[name]
-        return found
-
-    def base(self, name: str, steps: str = "") -> str:
-        """The base image of the tests, marked as the session's, after some more steps."""
-
-        def make() -> str:
-            if not self._environment:
-                self._environment, self._layers = dict(os.environ), layers_of_buildkit()
-            tag = f"caliban-test-{self.id}:{name}"
-            original = Config().base_image(Mode.CPU, os.environ)
-            key, _, value = self.label.partition("=")
-            text = f"FROM {original}\nLABEL {key}={value}\n{steps}"
-            docker("build", "--force-rm", "--tag", tag, "-", stdin=text)
-            return tag
-
-        return self.once(f"base {name}", make)
-
-    def containers(self, *flags: str) -> list[str]:
-        """The ids of the session's containers, running or, with --all, not."""
-        return docker("ps", "--quiet", "--filter", f"label={self.label}", *flags).split()
-
-    def clear(self) -> None:
-        """Removes everything that was made."""
-        if not self._environment:
-            return
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self._environment.items():
-                patch.setenv(name, value)
-            for container in self.containers("--all"):
-                docker("rm", "--force", container, check=False)
-            images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
-            for _ in range(9):  # an image goes only after those that were built on it
-                if found := dict.fromkeys(docker(*images).split()):
-                    docker("rmi", "--force", *found, check=False)
-            assert docker(*images) == ""
-            if new := layers_of_buildkit() - self._layers:
-                docker("builder", "prune", "--force", "--all", "--filter", f"id={'|'.join(new)}")
-
-
-def layers_of_buildkit() -> set[str]:
-    """What BuildKit keeps for later builds, except what it has downloaded."""
-    with contextlib.closing(Engine().client) as client:
-        found = client.df()["BuildCache"] or []
-    return {each["ID"] for each in found if each["Type"] != "exec.cachemount"}
-
-
-@pytest.fixture(scope="session")
-def _workshop(_isolated_session: None) -> Iterator[Workshop]:
-    shop = Workshop()
-    yield shop
-    shop.clear()
-
-
-@pytest.fixture
-def workshop(engine: Engine, _workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    """The session's images; caliban builds on the session's base image."""
-    monkeypatch.setenv("CALIBAN_BASE_IMAGE", _workshop.base("plain"))
-    return _workshop
 
 
 @pytest.fixture

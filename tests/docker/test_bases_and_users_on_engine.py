@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import Built, Somebody, Workshop, docker, inside, inspect, write
+from tests.docker.conftest import Built, Somebody, inside, inspect, write
+from tests.workshop import Workshop, docker
 
 # Tells what a job finds: who it is, and where it may write.
 PROBE = """

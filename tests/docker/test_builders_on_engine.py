@@ -13,7 +13,8 @@ from caliban.docker import build as builds
 from caliban.docker.build import Builder
 from caliban.docker.engine import Engine
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Built, Workshop, inspect, listing
+from tests.docker.conftest import EVERYTHING, Built, inspect, listing
+from tests.workshop import Workshop
 
 NO_BUILDKIT = "no `docker` on PATH can use BuildKit: none has the buildx plugin or is older than 23"
 

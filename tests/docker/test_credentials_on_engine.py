@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import Calls, Workshop, docker, write
+from tests.docker.conftest import Calls, write
+from tests.workshop import Workshop, docker
 
 KEY, DISPLACED, ADC, TOKEN = (
     hashlib.sha256(word).hexdigest() for word in (b"key", b"displaced", b"adc", b"token")

@@ -12,7 +12,8 @@ import pytest
 
 from tests.commands.conftest import wait_for
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Built, Workshop, write
+from tests.docker.conftest import EVERYTHING, Built, write
+from tests.workshop import Workshop
 
 
 def errors(stderr: str) -> list[str]:

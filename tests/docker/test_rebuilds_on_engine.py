@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Build, Built, Calls, Workshop, docker, write
+from tests.docker.conftest import EVERYTHING, Build, Built, Calls, write
+from tests.workshop import Workshop, docker
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Real images for tests, and the removal of whatever was made from them.
+
+Everything is built on a base image that carries a label of the test session, which every image and
+container made from it inherits: by that label all of it is found and removed when the session ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from caliban.config import Config
+from caliban.docker.engine import Engine
+from caliban.model.image import Mode
+
+T = TypeVar("T")
+
+
+def docker(*args: str, stdin: str = "", check: bool = True) -> str:
+    """Runs the `docker` program and returns what it prints on stdout."""
+    done = subprocess.run(
+        ["docker", *args], input=stdin, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 or not check, f"docker {args}: {done.stderr}"
+    return done.stdout
+
+
+class Workshop:
+    """What the tests of a session share: images that are made when they are first asked for."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.label = f"caliban.test={self.id}"
+        self._made: dict[str, Any] = {}
+        self._environment: dict[str, str] = {}
+        self._layers: set[str] = set()
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returned when something of this name was first asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: T = self._made[name]
+        return found
+
+    def base(self, name: str, steps: str = "") -> str:
+        """The base image of the tests, marked as the session's, after some more steps."""
+
+        def make() -> str:
+            if not self._environment:
+                self._environment, self._layers = dict(os.environ), layers_of_buildkit()
+            tag = f"caliban-test-{self.id}:{name}"
+            original = Config().base_image(Mode.CPU, os.environ)
+            key, _, value = self.label.partition("=")
+            text = f"FROM {original}\nLABEL {key}={value}\n{steps}"
+            docker("build", "--force-rm", "--tag", tag, "-", stdin=text)
+            return tag
+
+        return self.once(f"base {name}", make)
+
+    def containers(self, *flags: str) -> list[str]:
+        """The ids of the session's containers, running or, with --all, not."""
+        return docker("ps", "--quiet", "--filter", f"label={self.label}", *flags).split()
+
+    def clear(self) -> None:
+        """Removes everything that was made."""
+        if not self._environment:
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._environment.items():
+                patch.setenv(name, value)
+            for container in self.containers("--all"):
+                docker("rm", "--force", container, check=False)
+            images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
+            for _ in range(9):  # an image goes only after those that were built on it
+                if found := dict.fromkeys(docker(*images).split()):
+                    docker("rmi", "--force", *found, check=False)
+            assert docker(*images) == ""
+            if new := layers_of_buildkit() - self._layers:
+                docker("builder", "prune", "--force", "--all", "--filter", f"id={'|'.join(new)}")
+
+
+def layers_of_buildkit() -> set[str]:
+    """What BuildKit keeps for later builds, except what it has downloaded."""
+    with contextlib.closing(Engine().client) as client:
+        found = client.df()["BuildCache"] or []
+    return {each["ID"] for each in found if each["Type"] != "exec.cachemount"}
