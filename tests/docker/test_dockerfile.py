@@ -94,7 +94,7 @@ TEXTS = {
         f"FROM base\n{HEAD}"
         f"{PYTHON.format(needed='ensurepip, venv')}"
         f"{DEPENDENCIES}--requirement pyproject.toml --extra cpu --extra 'a b' "
-        "&& rm -rf /opt/uv/*\n"
+        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n",
     ),
