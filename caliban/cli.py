@@ -197,11 +197,10 @@ def _stray(stray: Sequence[str], own: Sequence[str], script_args: Sequence[str])
     through = ["--", *script_args] if script_args else []
     before = shlex.join(["caliban", *flags, *stray, module, *through])
     after = shlex.join(["caliban", *flags, module, "--", *stray, *script_args])
-    return UsageError(
-        f"'{shlex.join(stray)}' stands after the module, but not after '--'",
-        f"Flags of caliban go before the module:      {before}\n"
-        f"Arguments of your own code go after a '--':  {after}",
-    )
+    hint = f"Arguments of your own code go after a '--':  {after}"
+    if stray[0].startswith("-"):
+        hint = f"Flags of caliban go before the module:      {before}\n{hint}"
+    return UsageError(f"'{shlex.join(stray)}' stands after the module, but not after '--'", hint)
 
 
 def _run_with_absl(

@@ -69,6 +69,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--xgroup",
+        type=group_name,
         metavar="NAME",
         help="Experiment group that the jobs belong to, new or existing (default: a new one).",
     )
@@ -109,3 +110,15 @@ def natural_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
     return int(text)
+
+
+def group_name(text: str) -> str | None:
+    """An argparse type: the name of an experiment group, None for an empty one."""
+    try:
+        # The bytes as they were typed, whatever Python made of them in the locale.
+        name = os.fsencode(text).decode().strip()
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError("a name must be valid UTF-8") from None
+    if not name.isprintable():
+        raise argparse.ArgumentTypeError("a name must not hold control characters")
+    return name or None

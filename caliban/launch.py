@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from caliban import home, process, terminal
-from caliban.errors import EngineError
+from caliban.errors import CalibanError, EngineError
 from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
@@ -91,6 +91,7 @@ def run_here(
 
     Raises:
       HistoryError: an outcome could not be recorded.
+      OSError: the jobs' output could not be written, so that the jobs were stopped.
       EngineError: the engine does not answer any more.
     """
     group = store.group(user, group, _now())
@@ -107,6 +108,8 @@ def run_here(
         ended = [run.job(job) for job in jobs]
     unstarted = {job.request.uid: job.outcome for job in ended if job.outcome is _NOT_STARTED}
     store.settle(unstarted)
+    if output.lost is not None and not interruption.count:
+        raise output.lost
     return ended, bool(interruption.count)
 
 
@@ -125,15 +128,19 @@ class _LocalRun:
 
     def job(self, job: Launched) -> Launched:
         """Sees a job through, from its start to the removal of its container."""
-        if self.interruption.count:
+        if self.interruption.count or self.output.lost:
             return replace(job, outcome=_NOT_STARTED)
         uid, index = job.request.uid, job.request.index
         heading = f"[{index + 1}/{self.total}] job {job.id} {quoted(job.request.experiment)}"
         self.output.note(heading.rstrip(), "bold")
         # Written down first: a job that is still SUBMITTED when caliban dies was never started.
         self.store.settle({uid: Outcome(Status.RUNNING, started=_now())})
-        self.backend.submit(job.submission)
-        outcome = self._follow(job)
+        try:
+            self.backend.submit(job.submission)
+        except CalibanError as error:
+            outcome = Outcome(Status.FAILED, reason=error.message)
+        else:
+            outcome = self._follow(job)
         self.store.settle({uid: outcome})
         with contextlib.suppress(EngineError):  # the record is safe: `status` can do without it
             self.backend.release(job.handle)
@@ -144,14 +151,15 @@ class _LocalRun:
     def _follow(self, job: Launched) -> Outcome:
         """Passes a job's output on and into its log; stops the job when the user asks for it."""
         asked = 0
+        asked_at = _now()
 
         def tick() -> None:
-            nonlocal asked
+            nonlocal asked, asked_at
             self.output.idle()
-            if self.output.lost and not asked:
-                self.interruption.count += 1
-            if self.interruption.count > asked:
-                asked = self.interruption.count
+            wishes = self.interruption.count or int(self.output.lost is not None)
+            if wishes > asked:
+                asked_at = asked_at if asked else _now()
+                asked = wishes
                 what = "Stopping the job; ^C again kills it." if asked == 1 else "Killing the job."
                 self.output.note(what, "yellow")
                 self.backend.stop(job.handle, kill=asked > 1)
@@ -163,9 +171,11 @@ class _LocalRun:
                 self.output.write(sys.stdout if stream == 1 else sys.stderr, data)
 
             outcome = self.backend.follow(job.handle, write, tick)
-        if asked:
-            return replace(outcome, status=Status.STOPPED, reason="interrupted")
-        return outcome
+        by_itself = outcome.finished is not None and outcome.finished < asked_at
+        if not asked or by_itself:
+            return outcome
+        reason = "interrupted" if self.interruption.count else "its output could not be written"
+        return replace(outcome, status=Status.STOPPED, reason=reason)
 
 
 _COLOUR = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.STOPPED: "yellow"}
@@ -173,7 +183,15 @@ _COLOUR = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.STOPPED: "yel
 
 def quoted(experiment: Experiment) -> str:
     """The arguments of an experiment, as they would be typed into a shell."""
-    return shlex.join(experiment.flags())
+    return " ".join(map(_quote, experiment.flags()))
+
+
+def _quote(word: str) -> str:
+    """A word as a shell takes it, on one line and without what would steer a terminal."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"$'{escaped}'"
 
 
 def count_of_jobs(number: int) -> str:

@@ -98,7 +98,8 @@ def _report_bug(program: str, error: Exception) -> None:
 
     from caliban import home
 
-    lines = ["".join(traceback.format_exception(error)), f"argv: {sys.argv}\n", sys.version, "\n"]
+    # Without the arguments, which may hold a secret.
+    lines = ["".join(traceback.format_exception(error)), sys.version, "\n"]
     when = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     message = f"this is a bug in {program}: {type(error).__name__}: {error}"
     try:

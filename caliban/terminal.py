@@ -117,19 +117,22 @@ class Output:
     while the cursor stands at the start of a line, and wiped before a job's bytes are written.
 
     Attributes:
-      lost: whether nobody reads any more: the terminal was closed, or the other end of a pipe.
+      lost: why nothing can be written any more: the terminal or the other end of a pipe was closed,
+        or the disk is full; None as long as it can.
     """
 
     def __init__(self, total: int) -> None:
-        self.lost = False
+        self.lost: OSError | None = None
         self._bar: tqdm[Any] | None = None
         self._shown = False
         self._at_line_start = True
         if total > 1 and sys.stderr.isatty():
             from tqdm import tqdm
 
+            # Room is left for the ^C that a terminal echoes: on a line of its own it would stay.
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns - 3
             self._bar = tqdm(
-                total=total, unit="job", desc="jobs", leave=False, dynamic_ncols=True, delay=1e9
+                total=total, unit="job", desc="jobs", leave=False, ncols=columns, delay=1e9
             )
 
     def write(self, stream: TextIO, data: bytes) -> None:
@@ -170,8 +173,8 @@ class Output:
         """Takes note when there is no reader any more, and goes on without one."""
         try:
             yield
-        except OSError:
-            self.lost = True
+        except OSError as error:
+            self.lost = error
 
     def hide(self) -> None:
         """Wipes the bar off the screen until `idle`."""

@@ -146,8 +146,8 @@ class TestSpellings:
         [
             (["--docker_run_args", "-v a:b"], ["-v", "a:b"]),
             (["--docker_run_args=-v a:b"], ["-v", "a:b"]),
-            (["--docker_run_args", "--rm"], ["--rm"]),
-            (["--docker_run_args", "-e 'A=b c' --rm"], ["-e", "A=b c", "--rm"]),
+            (["--docker_run_args", "--tty"], ["--tty"]),
+            (["--docker_run_args", "-e 'A=b c' --tty"], ["-e", "A=b c", "--tty"]),
             (["--docker_run_args", "--env=A=b"], ["--env=A=b"]),
             (["--docker_run", "--shm-size 1g"], ["--shm-size", "1g"]),
             (["--docker_run", "-v a:b"], ["-v", "a:b"]),

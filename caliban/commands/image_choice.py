@@ -10,7 +10,7 @@ from pathlib import Path
 from caliban import config, terminal
 from caliban.docker import identity, project
 from caliban.docker.identity import Credentials
-from caliban.errors import Problems
+from caliban.errors import Problems, UsageError
 from caliban.model import module
 from caliban.model.image import ImagePlan, Mode
 
@@ -42,7 +42,10 @@ def choose(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
     Returns:
       The choice; None if `problems` has something now.
     """
-    directory = Path.cwd()
+    try:
+        directory = Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory has been deleted") from None
     settings = problems.attempt(lambda: config.load(directory), config.Config())
     mode = Mode.CPU if args.nogpu else settings.default_mode or Mode.GPU
     code = problems.attempt(lambda: module.find(args.module, directory), None)

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         jobs = launch.count_of_jobs(experiment.count(config))
         terminal.note(f"{jobs}; nothing was built, run or recorded.")
         return 0
+    engine.check_program()
     with launch.open_history() as store:
         if options.gpus:
             _check_gpus(engine)
@@ -171,13 +172,19 @@ def _split(run_args: str) -> tuple[str, ...]:
         words = tuple(shlex.split(run_args))
     except ValueError as error:
         raise UsageError(f"--docker_run_args cannot be read: {error}: {run_args}") from None
+    if (words and not words[0].startswith("-")) or {"--help", "-h", "--"} & set(words):
+        raise UsageError(
+            f"--docker_run_args must hold options of `docker run` and their values: {run_args}",
+            "The image and the command are caliban's affair.",
+        )
     for word in words:
         if word.partition("=")[0] in _REFUSED or _DETACHES.fullmatch(word):
             raise UsageError(
                 f"--docker_run_args must not hold '{word}'",
                 "caliban names, follows and removes the containers itself.",
             )
-    return words
+    # Without --rm the container is there until its outcome is safe, and then it is removed anyway.
+    return tuple(word for word in words if word not in ("--rm", "--rm=true"))
 
 
 def _existing(engine: Engine, reference: str) -> str:
@@ -201,10 +208,10 @@ def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
     total = ", ".join(f"{number} {status.value}" for status, number in counts.items())
     terminal.note(f"{launch.count_of_jobs(len(jobs))}: {total}", "red" if failed else "bold")
     for job in failed[:_NAMED]:
-        terminal.note(
-            f"  job {job.id}, {job.outcome.reason}: {launch.quoted(job.request.experiment)}\n"
-            f"    its output: {job.log}"
-        )
+        flags = launch.quoted(job.request.experiment)
+        what = f"  job {job.id} ({job.outcome.reason})"
+        terminal.note(f"{what}: {flags}" if flags else what)
+        terminal.note(f"    its output: {job.log}")
     if len(failed) > _NAMED:
         terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
     if failed:

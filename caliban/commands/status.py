@@ -26,7 +26,9 @@ _NEWEST = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
-    parser.add_argument("--xgroup", metavar="NAME", help="Experiment group to show.")
+    parser.add_argument(
+        "--xgroup", type=flags.group_name, metavar="NAME", help="Experiment group to show."
+    )
     parser.add_argument(
         "--max_jobs",
         type=flags.natural_number,

@@ -35,6 +35,9 @@ _WARNING = "warning: "
 # The legacy builder shows in red what a step writes to stderr.
 _COLOUR = re.compile(r"\x1b\[\d*m")
 
+# A line without one is an underlining: "^^^".
+_WORD = re.compile(r"\w")
+
 _CLIENT = re.compile(r"Docker version (\d+)\.")
 
 
@@ -218,7 +221,10 @@ def _reason(lines: Sequence[str]) -> str:
     """The line that most likely says what went wrong: the last one that the failed step wrote."""
     told = [_PREFIX.sub("", line).strip() for line in lines]
     before = itertools.takewhile(lambda line: not _FAILURE.match(line), told)
-    own = [line for line in before if line and not _PROGRESS.match(line)]
+    own = [line for line in before if _WORD.search(line) and not _PROGRESS.match(line)]
+    for line, after in itertools.pairwise([*own, ""]):
+        if line.startswith("error:"):  # of uv, with its first cause
+            return f"{line} ({after})" if after.startswith("cause:") else line
     return (own or [line for line in told if line] or ["the program gave no reason"])[-1]
 
 
@@ -228,7 +234,10 @@ def _one_at_a_time(name: str) -> Iterator[None]:
     path = home.directory("locks") / name.replace(":", "-")
     with contextlib.ExitStack() as stack:
         while True:
-            lock = stack.enter_context(path.open("w"))
+            try:
+                lock = stack.enter_context(path.open("w"))
+            except OSError as error:
+                raise CalibanError(f"cannot write {path}: {error.strerror}") from None
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Whoever had the lock before has removed its file: it excludes nobody who comes now.
             with contextlib.suppress(FileNotFoundError):

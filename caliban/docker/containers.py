@@ -18,6 +18,9 @@ UID_LABEL = "caliban.uid"
 
 STDOUT, STDERR = 1, 2
 
+# How many of the first bytes of a job's output are kept, in case they are docker's own.
+_KEPT = 4096
+
 # How often something that waits looks up, in seconds.
 _TICK = 0.2
 
@@ -60,7 +63,13 @@ class Containers:
           write: called with STDOUT or STDERR and the bytes, as they arrive.
           tick: called between two pieces of output and while there is none.
         """
-        _pump(child, write, tick)
+        printed = bytearray()
+
+        def keep(stream: int, data: bytes) -> None:
+            printed.extend(data[: _KEPT - len(printed)])
+            write(stream, data)
+
+        _pump(child, keep, tick)
         process.close(child)
         outcome = self.outcomes([name]).get(name)
         while outcome is not None and not outcome.status.is_final:
@@ -70,8 +79,9 @@ class Containers:
             outcome = self.outcomes([name]).get(name)
         if outcome is not None:
             return outcome
-        # The container was never made, or removed itself (--rm): `docker run` knows all there is.
-        return _outcome_of_exit(child.returncode)
+        # Somebody has removed the container, or there never was one: whatever `docker run` says,
+        # the job has not succeeded.
+        return _outcome_without_container(child.returncode, printed.decode(errors="replace"))
 
     def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]:
         """What became of containers; those that the engine doesn't know are missing.
@@ -159,12 +169,12 @@ def _outcome(state: Mapping[str, Any]) -> Outcome:
     return Outcome(status, code, reason, started, finished)
 
 
-def _outcome_of_exit(code: int) -> Outcome:
-    """The outcome when only the exit code of `docker run` is known (125: it failed itself)."""
-    if code == 125:
-        return Outcome(Status.FAILED, code, "docker run failed")
-    status, reason = _meaning(code)
-    return Outcome(status, code, reason)
+def _outcome_without_container(code: int, printed: str) -> Outcome:
+    """The outcome when all there is are the exit code of `docker run` and what it printed."""
+    if code == 128 + signal.SIGKILL:
+        return Outcome(Status.FAILED, code, _meaning(code)[1])
+    said = _first_line(printed).removeprefix("docker: ") if printed.strip() else "no container"
+    return Outcome(Status.FAILED, code or 125, f"docker run failed: {said}")
 
 
 def _meaning(code: int) -> tuple[Status, str]:

@@ -72,7 +72,8 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
             "directory",
             "Move the project into a folder of its own, or the code into a folder of the project.",
         )
-    secrets = {path.resolve() for path in excluded}
+    identities = (_followed(path) for path in excluded)
+    secrets = {(each.st_dev, each.st_ino) for each in identities if each}
     kept = _kept(project)
     taken: set[str] = set()
     for folder, root in roots.items():
@@ -81,7 +82,9 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
                 continue
             if file.name == _SETTINGS:
                 continue
-            if secrets and file.path.resolve() in secrets:
+            # By identity: a key has other names as well, by links of both kinds.
+            info = _followed(file.path) if secrets else None
+            if info and (info.st_dev, info.st_ino) in secrets:
                 continue
             found[folder, file.name] = file
             if not stat.S_ISDIR(file.info.st_mode):
@@ -89,6 +92,13 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     if plan.module and not _is_there(plan.module.copied, taken):
         raise UsageError(f".dockerignore leaves out {plan.module.copied}, which holds the code")
     return [found[key] for key in sorted(found)]
+
+
+def _followed(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None  # a link to nowhere
 
 
 def _is_there(root: str, names: Iterable[str]) -> bool:

@@ -105,6 +105,18 @@ class Engine:
             answer: dict[str, Any] = self.client.info()
         return answer
 
+    def check_program(self) -> None:
+        """Makes sure that the `docker` program is there, which starts containers.
+
+        Raises:
+          EngineError: it is not.
+        """
+        if process.find("docker") is None:
+            raise EngineError(
+                "the program 'docker' is not installed, or not on PATH",
+                "Install Docker's command line: https://docs.docker.com/engine/install/",
+            )
+
     def check_gpus(self) -> None:
         """Makes sure that the engine can give a container GPUs.
 

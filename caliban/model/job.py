@@ -105,7 +105,7 @@ class Outcome:
 def duration(span: datetime.timedelta) -> str:
     """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
     if span < datetime.timedelta(minutes=1):
-        return f"{span.total_seconds():.1f} s"
+        return f"{max(span.total_seconds(), 0.0):.1f} s"
     minutes, seconds = divmod(round(span.total_seconds()), 60)
     if minutes < 60:
         return f"{minutes} min {seconds} s"

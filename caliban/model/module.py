@@ -89,7 +89,7 @@ def _inside(argument: str, project: Path) -> PurePosixPath:
 def _module_file(name: str, project: Path) -> PurePosixPath:
     """The file of a Python module: `a.b` is a/b.py, or the package a/b with a __main__.py."""
     parts = name.split(".")
-    if all(part.isidentifier() for part in parts):
+    if parts[-1] != "py" and all(part.isidentifier() for part in parts):
         base = PurePosixPath(*parts)
         for candidate in (base.with_suffix(".py"), base / "__main__.py"):
             if (project / candidate).is_file():

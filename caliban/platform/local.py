@@ -152,16 +152,23 @@ def hide_secrets(run_args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     values: dict[str, str] = {}
     for word in run_args:
         match = _SECRET.fullmatch(word)
-        is_value = bool(words) and words[-1] in ("-e", "--env")
+        is_value = bool(words) and bool(_ENV_FLAG.fullmatch(words[-1]))
         if match and (match["flag"] or is_value):
-            values[match["name"]] = match["value"]
-            word = f"{match['flag'] or ''}{match['name']}"
+            name = match["name"] or match["url_name"]
+            values[name] = match["value"] or match["url"] or ""
+            word = f"{match['flag'] or ''}{name}"
         words.append(word)
     return words, values
 
 
+# --env, or -e, perhaps after other short flags: "-ie".
+_ENV_FLAG = re.compile(r"--env|-[itPq]*e")
+
+# A name that says so, or a value that is an address with a password in it.
 _SECRET = re.compile(
-    r"(?P<flag>--env=|-e=?)?(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*)=(?P<value>.*)",
+    r"(?P<flag>--env=|-[itPq]*e=?)?"
+    r"(?:(?P<name>[\w.-]*(?:KEY|TOKEN|SECRET|PASS|PWD|AUTH|CREDENTIAL|_PAT\b|_PW\b)[\w.-]*)=(?P<value>.*)"
+    r"|(?P<url_name>[\w.-]+)=(?P<url>\w[\w+.-]*://[^/]*:[^/]*@.*))",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -308,11 +308,27 @@ class TestWrong:
         assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.startswith("caliban: error: --docker_run_args must not hold '-")
 
-    @pytest.mark.parametrize("run_args", ["--device /dev/fuse", "--rm", "-e NAME=1", "-v d:/d"])
+    @pytest.mark.parametrize("run_args", ["--device /dev/fuse", "--tty", "-e NAME=1", "-v d:/d"])
     def test_others_are_not(self, project: Path, inline: Inline, run_args: str) -> None:
         ended = inline(*CPU, f"--docker_run_args={run_args}", "trainer.train")
         assert ended.returncode == 0
         assert run_args in ended.stdout
+
+    def test_a_container_is_never_removed_before_its_outcome_is_known(
+        self, project: Path, inline: Inline
+    ) -> None:
+        ended = inline(*CPU, "--docker_run_args=--rm --tty", "trainer.train")
+        assert ended.returncode == 0
+        assert "--tty" in ended.stdout
+        assert "--rm" not in ended.stdout
+
+    @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\udcff"])
+    def test_a_group_has_a_name_that_can_be_printed(
+        self, project: Path, inline: Inline, name: str
+    ) -> None:
+        ended = inline(*CPU, "--xgroup", name, "trainer.train")
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "--xgroup" in ended.stderr
 
     @pytest.mark.parametrize(
         ("content", "problem"),

@@ -78,7 +78,7 @@ def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
         (["--die", "9"], "", 137, "signal 9 (SIGKILL)"),
         (["--eat", "64"], "--memory 24m", 137, "out of memory"),
         (["--say", "x"], "--entrypoint /no/such/program", 127, "command not found"),
-        (["--say", "x"], "--no-such-flag", 125, "docker run failed"),
+        (["--say", "x"], "--no-such-flag", 125, "docker run failed: unknown flag"),
     ],
 )
 def test_the_reason_of_a_failure_is_recorded(
@@ -143,17 +143,45 @@ def test_docker_run_args_are_split_as_a_shell_splits(
 def test_a_secret_among_docker_run_args_reaches_the_job_and_nothing_else(
     caliban: Caliban, sweep: Path, home: Path
 ) -> None:
-    flags = "--env API_KEY=hush-1 -e MY_TOKEN=hush-2 --env=PASSWORD=hush-3"
-    asked = ("API_KEY", "MY_TOKEN", "PASSWORD")
+    flags = (
+        "--env API_KEY=hush-1 -ie MY_TOKEN=hush-2 --env=PASSPHRASE=hush-3 "
+        "-e DATABASE_URL=postgresql://me:hush-4@host/db"
+    )
+    asked = ("API_KEY", "MY_TOKEN", "PASSPHRASE", "DATABASE_URL")
     words = [word for name in asked for word in ("--env", name)]
     done = caliban(*RUN, "--docker_run_args", flags, "trainer.job", "--", *words)
-    assert done.stdout.split() == ["hush-1", "hush-2", "hush-3"]
+    url = "postgresql://me:hush-4@host/db"
+    assert done.stdout.split() == ["hush-1", "hush-2", "hush-3", url], done.stderr
     assert "hush" not in done.stderr
     dry = caliban(*RUN, "--dry_run", "--docker_run_args", flags, "trainer.job")
     assert "hush" not in dry.stdout + dry.stderr
     kept = b"".join(path.read_bytes() for path in home.glob(".caliban/caliban.db*"))
     assert b"API_KEY" in kept
     assert b"hush" not in kept
+
+
+@pytest.mark.parametrize("run_args", ["--help", "busybox echo hello", "--init -- x"])
+def test_words_that_are_no_options_are_refused_among_docker_run_args(
+    caliban: Caliban, sweep: Path, run_args: str
+) -> None:
+    done = caliban(*RUN, f"--docker_run_args={run_args}", "trainer.job")
+    assert done.returncode == 2
+    assert run_args in done.stderr
+    assert jobs(caliban) == []
+
+
+def test_output_that_cannot_be_written_ends_the_run_and_says_so(
+    sweep: Path, caliban: Caliban
+) -> None:
+    command = [sys.executable, "-m", "caliban", *RUN, "trainer.job", "--", "--say", "x"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--sleep", "20"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("caliban: error: the disk is full")
+    [row] = jobs(caliban)
+    assert (row["status"], row["reason"]) == ("STOPPED", "its output could not be written")
 
 
 def test_an_image_is_run_as_it_is_with_image_id(caliban: Caliban, sweep: Path) -> None:
@@ -172,7 +200,7 @@ def test_experiments_are_read_from_standard_input(caliban: Caliban, sweep: Path)
     assert done.stdout.split() == ["x", "y"]
 
 
-def test_a_container_that_removes_itself_still_has_an_outcome(
+def test_a_run_that_asks_for_its_container_to_be_removed_has_an_outcome(
     caliban: Caliban, sweep: Path
 ) -> None:
     done = caliban(*RUN, "--docker_run_args=--rm", "trainer.job", "--", "--exit", "4")
@@ -203,6 +231,7 @@ def test_a_reader_that_goes_away_ends_the_run_in_order(
     assert "Traceback" not in done.stderr
     rows = jobs(caliban)
     assert [row["status"] for row in rows][1:] == ["STOPPED", "STOPPED"]
+    assert "could not be written" in rows[0]["reason"] + rows[1]["reason"]
     assert containers(engine, rows) == []
 
 

@@ -130,6 +130,15 @@ def test_a_failure_is_told_in_the_words_of_the_step(output: str) -> None:
     assert build._reason(lines) == "E: Unable to locate package nonsense"
 
 
+def test_of_the_installer_its_error_counts_and_not_what_follows() -> None:
+    output = (
+        "Step 8/12 : RUN uv\nResolved 2 packages\nerror: The build backend returned an error\n"
+        "  cause: Call to setuptools failed\n\n    [stderr]\n    setup(x y)\n            ^\n"
+    )
+    expected = "error: The build backend returned an error (cause: Call to setuptools failed)"
+    assert build._reason(show(output)[1]) == expected
+
+
 @pytest.mark.parametrize(
     ("output", "reason"),
     [

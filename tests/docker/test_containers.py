@@ -104,16 +104,20 @@ def test_times_are_read_as_the_engine_writes_them(
 
 
 @pytest.mark.parametrize(
-    ("code", "outcome"),
+    ("code", "printed", "outcome"),
     [
-        (0, Outcome(Status.SUCCEEDED, 0, "")),
-        (3, Outcome(Status.FAILED, 3, "exit code 3")),
-        (125, Outcome(Status.FAILED, 125, "docker run failed")),
-        (137, Outcome(Status.FAILED, 137, "signal 9 (SIGKILL)")),
+        (
+            0,
+            "Usage: docker run",
+            Outcome(Status.FAILED, 125, "docker run failed: Usage: docker run"),
+        ),
+        (0, "", Outcome(Status.FAILED, 125, "docker run failed: no container")),
+        (125, "docker: no.\nSee\n", Outcome(Status.FAILED, 125, "docker run failed: no.")),
+        (137, "output", Outcome(Status.FAILED, 137, "signal 9 (SIGKILL)")),
     ],
 )
-def test_without_a_container_docker_run_knows_how_it_ended(code: int, outcome: Outcome) -> None:
-    assert containers._outcome_of_exit(code) == outcome
+def test_without_a_container_a_job_has_failed(code: int, printed: str, outcome: Outcome) -> None:
+    assert containers._outcome_without_container(code, printed) == outcome
 
 
 def pump(script: str) -> tuple[dict[int, bytes], int]:

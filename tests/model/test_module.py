@@ -130,7 +130,7 @@ def test_only_a_shell_script_needs_no_python(kind: Kind, needed: bool) -> None:
         ("trainer/", "no file 'trainer/' exists in "),
         (".", "no file '.' exists in "),
         ("trainer..train", "no file 'trainer..train' exists in "),
-        ("mycode.py.py", "neither a file 'mycode.py.py' nor a Python module 'mycode/py/py.py' "),
+        ("mycode.py.py", "no file 'mycode.py.py' exists in "),
     ],
 )
 def test_what_cannot_be_run_is_wrong_usage(code: Path, argument: str, problem: str) -> None:
