@@ -101,8 +101,11 @@ def load(project: Path) -> Config:
       UsageError: the file cannot be read, or holds something that it may not: all problems at once.
     """
     path = project / FILE_NAME
-    if not path.exists():
-        return Config()
+    try:
+        if not path.exists():
+            return Config()
+    except OSError as error:
+        raise UsageError(f"cannot look into {project}: {error.strerror}") from None
     from caliban import document
 
     content = document.read(str(path))

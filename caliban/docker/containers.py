@@ -72,15 +72,15 @@ class Containers:
         _pump(child, keep, tick)
         process.close(child)
         outcome = self.outcomes([name]).get(name)
-        while outcome is not None and not outcome.status.is_final:
+        while outcome is not None and outcome.status is Status.RUNNING:
             # `docker run` has gone before the container: something ended it, or the engine
             # restarted and let its containers live.
             _sleep(tick)
             outcome = self.outcomes([name]).get(name)
-        if outcome is not None:
+        if outcome is not None and outcome.status.is_final:
             return outcome
-        # Somebody has removed the container, or there never was one: whatever `docker run` says,
-        # the job has not succeeded.
+        # Somebody has removed the container, or it was never started, or never made: whatever
+        # `docker run` says, the job has not succeeded.
         return _outcome_without_container(child.returncode, printed.decode(errors="replace"))
 
     def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]:
