@@ -17,7 +17,6 @@ from caliban.errors import CalibanError
 
 PIPE = subprocess.PIPE
 Child: TypeAlias = subprocess.Popen[bytes]
-Pipe: TypeAlias = IO[bytes] | None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from caliban import process, terminal
 from caliban.docker.engine import Engine
 from caliban.model.job import Outcome, Status
 
-# Label of every container that runs a job; its value is the job's uid.
-UID_LABEL = "caliban.uid"
-
 STDOUT, STDERR = 1, 2
 
 # How many of the first bytes of a job's output are kept, in case they are docker's own.

@@ -131,6 +131,7 @@ class Job:
       outcome: what is known of it.
       owner: the process that launched it, see process.identity(); empty when none is needed.
       created: when it was written down (UTC).
+      details: what else caliban 0.4 wrote of it.
     """
 
     id: int

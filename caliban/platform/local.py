@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
+from caliban.platform.base import Backend
 from caliban.process import Child
 
 NAME = "local"
@@ -63,7 +64,7 @@ class Options:
     secrets: tuple[tuple[str, str], ...] = ()
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """The Backend of this machine, whose jobs can also be followed from their first byte on."""
 
     def __init__(self, containers: Containers, host: str, options: Options = Options()) -> None:
