@@ -7,7 +7,7 @@ PREPARE := scripts/prepare.sh
 BIN := $(CURDIR)/.venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv dev engine lint docs bench clean stop-engine
+.PHONY: help demo test venv dev programs engine lint docs bench clean stop-engine
 
 help:  ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,7 +17,7 @@ demo: venv engine  ## Set everything up and run the tutorial's sweep in containe
 	  caliban run --nogpu --experiment_config experiment.json trainer.train && \
 	  caliban status
 
-test: dev engine lint  ## Set everything up and run every check and test
+test: dev programs engine lint  ## Set everything up and run every check and test
 	. ./.engine.env && $(BIN)/python -m pytest
 
 venv:  ## Make the virtual environment .venv, with caliban in it
@@ -25,6 +25,9 @@ venv:  ## Make the virtual environment .venv, with caliban in it
 
 dev:  ## The same, with the development tools
 	@$(PREPARE) dev
+
+programs:  ## See to a browser and a terminal for the tests
+	@$(PREPARE) programs
 
 engine:  ## See to a Docker engine and a base image
 	@$(PREPARE) engine

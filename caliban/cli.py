@@ -12,6 +12,8 @@ from caliban.errors import UsageError
 
 # name -> what it does, in one line. Each is a module of caliban.commands.
 COMMANDS: Mapping[str, str] = {
+    "shell": "Open a shell in a container, with the current directory live in it.",
+    "notebook": "Start Jupyter in a container, with the current directory live in it.",
     "build": "Build the image that `run` would use, and print its id.",
     "run": "Run code in a container on this machine, once or for every experiment of a sweep.",
     "status": "Show jobs and what became of them.",
@@ -169,7 +171,7 @@ def _has_unknown_options(words: Sequence[str], parser: argparse.ArgumentParser, 
         option = word.partition("=")[0]
         if option.startswith("--") and not any(each.startswith(option) for each in known):
             return True
-        if option[:1] == "-" and option[1:2].isalpha() and option[:2] not in known:
+        if option[:1] == "-" and option[1:2].isalpha() and not {option, option[:2]} & known:
             return True
     return False
 

@@ -33,8 +33,13 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_code_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is executed: `Namespace.module, dir, stray`, and script_args from behind the `--`."""
+def add_code_arguments(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
+    """What is executed: `Namespace.module, dir, stray`, and script_args from behind the `--`.
+
+    Args:
+      parser: of the command.
+      is_optional: whether the module may be left out; it is None then.
+    """
     parser.add_argument(
         "-d",
         "--dir",
@@ -46,6 +51,7 @@ def add_code_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "module",
+        nargs="?" if is_optional else None,
         help="Code to execute: 'trainer.train' runs as a Python module, 'trainer/train.py' as a "
         "Python script, and any other file by bash.",
     )
@@ -87,11 +93,25 @@ def add_container_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="Image of the local engine to use as it is; nothing is built.",
     )
+    add_docker_run_args(parser)
+
+
+def add_docker_run_args(parser: argparse.ArgumentParser) -> None:
+    """What else `docker run` is told: `Namespace.docker_run_args`."""
     parser.add_argument(
         "--docker_run_args",
         metavar="ARGS",
         default="",
         help="Arguments for `docker run`, in one string that is split as a shell splits it.",
+    )
+
+
+def add_bare_argument(parser: argparse.ArgumentParser) -> None:
+    """Whether the home directory stays out of a container: `Namespace.bare`."""
+    parser.add_argument(
+        "--bare",
+        action="store_true",
+        help="Leave your home directory out: none of your own settings and programs.",
     )
 
 

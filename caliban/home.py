@@ -9,8 +9,18 @@ from caliban.errors import CalibanError
 
 
 def path(*names: str) -> Path:
-    """A path inside ~/.caliban, whether it exists or not."""
-    return Path("~/.caliban").expanduser().joinpath(*names)
+    """A path inside ~/.caliban, whether it exists or not.
+
+    Raises:
+      CalibanError: nobody knows where the home directory is.
+    """
+    try:
+        return Path("~/.caliban").expanduser().joinpath(*names)
+    except RuntimeError:
+        raise CalibanError(
+            "your home directory is unknown: HOME is not set, and your account has no entry",
+            "Set HOME.",
+        ) from None
 
 
 def expand(name: str) -> Path:

@@ -18,6 +18,7 @@ from caliban.errors import CalibanError, EngineError
 from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
 
 if TYPE_CHECKING:
@@ -62,14 +63,31 @@ def requests(experiments: Iterable[Experiment], image: str, group: str) -> Itera
         yield JobRequest(uuid.uuid4().hex[:16], experiment, image, group, index)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """Jobs that are to run.
+
+    Attributes:
+      user: who launches them.
+      group: name of the experiment group; None for a new one.
+      container_spec: what the image was planned to hold.
+      image: id of the image.
+      experiments: one for each job.
+      output: directory in which each job gets one of its own to write to; None for no such thing.
+      code: names the code as it is now, for jobs whose code is not in the image; None if it is.
+    """
+
+    user: str
+    group: str | None
+    container_spec: Mapping[str, Any]
+    image: str
+    experiments: Iterable[Experiment]
+    output: Path | None = None
+    code: Callable[[], str] | None = None
+
+
 def run_here(
-    backend: LocalBackend,
-    store: HistoryStore,
-    user: str,
-    group: str | None,
-    container_spec: Mapping[str, Any],
-    image: str,
-    experiments: Iterable[Experiment],
+    backend: LocalBackend, store: HistoryStore, wanted: Launch
 ) -> tuple[list[Launched], bool]:
     """Runs jobs on this machine one after another, and records each outcome as it happens.
 
@@ -80,11 +98,7 @@ def run_here(
     Args:
       backend: the local engine.
       store: the history.
-      user: who launches them.
-      group: name of the experiment group; None for a new one.
-      container_spec: what the image was planned to hold.
-      image: id of the image.
-      experiments: one for each job.
+      wanted: the jobs.
 
     Returns:
       The jobs with their outcomes, and whether they were interrupted.
@@ -94,17 +108,32 @@ def run_here(
       OSError: the jobs' output could not be written, so that the jobs were stopped.
       EngineError: the engine does not answer any more.
     """
-    group = store.group(user, group, _now())
-    planned = [(each, backend.plan(each)) for each in requests(experiments, image, group)]
-    rows = [(request, sent, backend.handle(sent)) for request, sent in planned]
-    ids = store.record(user, group, process.identity(), container_spec, rows)
-    terminal.note(f"Experiment group {group}: {count_of_jobs(len(ids))}")
+    group = store.group(wanted.user, wanted.group, _now())
+    kept = outputs.GroupOutputs.find(wanted.output, group) if wanted.output else None
+
+    def plan(number: int, request: JobRequest) -> tuple[Submission, Handle]:
+        if kept:
+            request = replace(request, output=str(kept.of_job(number, request.uid)))
+        submission = backend.plan(request)
+        return submission, backend.handle(submission)
+
+    recorded = store.record(
+        wanted.user,
+        group,
+        process.identity(),
+        wanted.container_spec,
+        list(requests(wanted.experiments, wanted.image, group)),
+        plan,
+    )
+    where = f"; files go to {kept.directory}" if kept else ""
+    terminal.note(f"Experiment group {group}: {count_of_jobs(len(recorded))}{where}")
     jobs = [
-        Launched(id_, request, sent, handle, log_path(request.uid))
-        for id_, (request, sent, handle) in zip(ids, rows, strict=True)
+        Launched(job.id, job.request, job.submission, job.handle, log_path(job.request.uid))
+        for job in recorded
+        if job.handle
     ]
     with contextlib.closing(terminal.Output(len(jobs))) as output, Interruption() as interruption:
-        run = _LocalRun(backend, store, output, interruption, len(jobs))
+        run = _LocalRun(backend, store, output, interruption, len(jobs), wanted.code)
         ended = [run.job(job) for job in jobs]
     unstarted = {job.request.uid: job.outcome for job in ended if job.outcome is _NOT_STARTED}
     store.settle(unstarted)
@@ -125,6 +154,7 @@ class _LocalRun:
     output: terminal.Output
     interruption: Interruption
     total: int
+    code: Callable[[], str] | None
 
     def job(self, job: Launched) -> Launched:
         """Sees a job through, from its start to the removal of its container."""
@@ -136,6 +166,10 @@ class _LocalRun:
         # Written down first: a job that is still SUBMITTED when caliban dies was never started.
         self.store.settle({uid: Outcome(Status.RUNNING, started=_now())})
         try:
+            if job.submission.output:
+                outputs.make(Path(job.submission.output))
+            if self.code:
+                self.store.add_detail(uid, "code", self.code())
             self.backend.submit(job.submission)
         except CalibanError as error:
             outcome = Outcome(Status.FAILED, reason=error.message)

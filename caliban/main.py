@@ -86,9 +86,10 @@ def _report(program: str, message: str, hint: str = "") -> None:
 
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    terminal.note(f"{terminal.paint(f'{program}: error:', 'red', sys.stderr)} {message}")
-    if hint:
-        terminal.note(hint)
+    with contextlib.suppress(OSError):  # the terminal may be closed; the exit code tells, too
+        terminal.note(f"{terminal.paint(f'{program}: error:', 'red', sys.stderr)} {message}")
+        if hint:
+            terminal.note(hint)
 
 
 def _report_bug(program: str, error: Exception) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +99,66 @@ def spawn(
             env={**os.environ, **environment} if environment else None,
             start_new_session=True,
         )
+
+
+@contextmanager
+def attach(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    keep_stderr: bool = False,
+) -> Iterator[Child]:
+    """Starts a program that has this one's terminal, and gets what is typed, ^C included.
+
+    On leaving, it has ended, and the terminal has its settings back, whatever ended the program.
+
+    Args:
+      command: program and arguments.
+      environment: variables on top of this process's own.
+      keep_stderr: whether its stderr goes into a pipe, and not where this program's own goes.
+
+    Raises:
+      CalibanError: there is no such program.
+    """
+    with _terminal_settings():
+        with _errors(command):
+            child = subprocess.Popen(
+                command,
+                stderr=subprocess.PIPE if keep_stderr else None,
+                env={**os.environ, **environment} if environment else None,
+            )
+        try:
+            yield child
+        finally:
+            child.kill()  # SIGTERM it may pass on to what it is attached to, and stay
+            close(child)
+
+
+@contextmanager
+def _terminal_settings() -> Iterator[None]:
+    """Gives the terminal on stdin its settings back: echo, lines, and which keys mean something."""
+    import termios
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
+    number = sys.stdin.fileno()
+    settings = termios.tcgetattr(number)
+    try:
+        yield
+    finally:
+        # A terminal that is closed has none; one that is somebody else's by now would stop us.
+        with contextlib.suppress(OSError, termios.error):
+            if os.tcgetpgrp(number) == os.getpgrp():
+                termios.tcsetattr(number, termios.TCSANOW, settings)
+
+
+def ended(child: Child, seconds: float) -> bool:
+    """Waits for a program, but not for longer than this, and says whether it has ended."""
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def leave(command: Sequence[str]) -> None:

@@ -19,14 +19,25 @@ def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
 
     NO_COLOR (https://no-color.org) turns colour off, FORCE_COLOR turns it on.
     """
-    stream = stream or sys.stdout
-    if os.environ.get("NO_COLOR"):
-        wanted = False
-    else:
-        wanted = bool(os.environ.get("FORCE_COLOR")) or (
-            stream.isatty() and os.environ.get("TERM") != "dumb"
-        )
+    wanted = _wants_colour(stream or sys.stdout)
     return f"\033[{_COLOURS[colour]}m{text}\033[0m" if wanted else text
+
+
+def link(url: str) -> str:
+    """An address that a terminal opens at a click, also where it takes several lines (OSC 8).
+
+    The text is the address itself; where stdout is no terminal there is nothing else.
+    """
+    is_wanted = sys.stdout.isatty() and _wants_colour(sys.stdout)
+    return f"\033]8;;{url}\033\\{url}\033]8;;\033\\" if is_wanted else url
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (
+        stream.isatty() and os.environ.get("TERM") != "dumb"
+    )
 
 
 def note(text: str, colour: str = "") -> None:

@@ -139,8 +139,8 @@ def remembering(folder: Path) -> Iterator[Row]:
             for i in range(number)
         ]
         payload = {"command": ["docker", "run", "image"]}
-        jobs = [(each, Submission("local", "here", payload), None) for each in requests]
-        store.record(user, group, "", {"mode": "cpu"}, jobs)
+        sent = Submission("local", "here", payload)
+        store.record(user, group, "", {"mode": "cpu"}, requests, lambda *_: (sent, None))
         return [each.uid for each in requests]
 
     with HistoryStore.open(database) as store:

@@ -5,6 +5,7 @@
 #
 #   venv          the virtual environment .venv, with caliban installed in place
 #   dev, docs     the same, and what the checks or the documentation need besides
+#   programs      what some tests use: a browser (chromium) and a terminal (tmux)
 #   engine        a Docker engine that answers, and a base image in it; writes .engine.env
 #   stop-engine   stop the engine, if this script started it by hand
 #   clean-images  remove the base image, if this script built it
@@ -94,6 +95,20 @@ step_venv() {
 
 step_dev() { step_venv; pip_install "development tools" requirements-dev.txt -r requirements-dev.txt; }
 step_docs() { step_venv; pip_install "documentation tools" docs/requirements.txt -r docs/requirements.txt; }
+
+# ---- The programs that tests use ----
+
+step_programs() {
+  has chromium || has chromium-browser || has google-chrome || try_install chromium
+  has tmux || try_install tmux
+}
+
+# Without it, the tests that use it are skipped: whoever can't have it here can run the others.
+try_install() {
+  (apt_install "There is no $1" "Or do without the tests that use it." "$1") ||
+    say "Going on without $1: the tests that use it will be skipped."
+  hash -r
+}
 
 # ---- The engine ----
 
@@ -249,7 +264,7 @@ step_clean-images() {
 (($#)) || set -- help
 for step; do
   case $step in
-    venv | dev | docs | engine | stop-engine | clean-images) "step_$step" ;;
+    venv | dev | docs | programs | engine | stop-engine | clean-images) "step_$step" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
   esac
 done

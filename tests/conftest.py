@@ -3,7 +3,8 @@
 No test reaches the user's ~/.caliban, credentials or settings: HOME is a new folder for each test,
 the working directory is its tmp_path, and what else caliban reads from the environment is unset.
 Tests that need a Docker engine ask for the fixture `engine`; without one they are skipped, or fail
-where $CALIBAN_REQUIRE names "docker".
+where $CALIBAN_REQUIRE names "docker". The same goes for `screen` and "tmux", `browser` and
+"chromium".
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import contextlib
 import gc
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 
 from caliban.docker.engine import Engine
 from caliban.errors import CalibanError
 from caliban.main import main
+from tests.screen import Screen
 from tests.workshop import Workshop
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 # The environment that the tests were started in, before any of it is unset.
 _OUTSIDE: Mapping[str, str] = dict(os.environ)
@@ -246,13 +252,57 @@ def engine(
 ) -> Iterator[Engine]:
     """The Docker engine, which `docker` and caliban find in the environment, as the base image."""
     if _no_engine:
-        if "docker" in _OUTSIDE.get("CALIBAN_REQUIRE", "").split(","):
-            pytest.fail(f"CALIBAN_REQUIRE asks for Docker, but {_no_engine}")
-        pytest.skip(_no_engine)
+        _do_without("docker", _no_engine)
     for name, value in _engine_environment.items():
         monkeypatch.setenv(name, value)
     found = Engine()
     with contextlib.closing(found.client):
+        yield found
+
+
+def _do_without(name: str, why: str) -> NoReturn:
+    """Skips a test, unless $CALIBAN_REQUIRE names what it lacks."""
+    if name in _OUTSIDE.get("CALIBAN_REQUIRE", "").split(","):
+        pytest.fail(f"CALIBAN_REQUIRE asks for {name}, but {why}")
+    pytest.skip(why)
+
+
+class OpenScreen(Protocol):
+    """Opens a terminal; `account` are options of subprocess.run that make it another user's."""
+
+    def __call__(
+        self, cwd: Path | None = None, env: Mapping[str, str] | None = None, **account: Any
+    ) -> Screen: ...
+
+
+@pytest.fixture
+def screen() -> Iterator[OpenScreen]:
+    """Opens terminals, in which a shell has the test's own directory and environment."""
+    if shutil.which("tmux") is None:
+        _do_without("tmux", "there is no tmux, which is the terminal of these tests")
+    screens: list[Screen] = []
+
+    def start(
+        cwd: Path | None = None, env: Mapping[str, str] | None = None, **account: Any
+    ) -> Screen:
+        variables = dict(os.environ) if env is None else env
+        screens.append(Screen(cwd or Path.cwd(), variables, **account))
+        return screens[-1]
+
+    yield start
+    for each in screens:
+        each.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    from tests.browser import Browser, program
+
+    executable = program()
+    if executable is None:
+        _do_without("chromium", "there is no Chromium on PATH")
+    with Browser(executable) as found:
         yield found
 
 

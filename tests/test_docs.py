@@ -27,7 +27,8 @@ PAGES = sorted(
 FOREIGN_FLAGS = {
     *("--a", "--key", "--rates"),  # of imaginary programs
     *("--batch_size", "--epochs", "--hidden", "--learning_rate", "--seed"),  # of the tutorial
-    *("--cidfile", "--detach", "--env", "--gpus", "--name", "--restart"),  # of docker run
+    *("--cidfile", "--detach", "--env", "--gpus"),  # of docker run
+    *("--name", "--network", "--restart"),
     *("--pdb", "--verbosity"),  # of absl
 }
 

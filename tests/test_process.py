@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -126,6 +128,57 @@ def test_programs_are_found_on_the_path(tmp_path: Path, monkeypatch: pytest.Monk
     assert process.find("tool") is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert process.find("tool") == str(tmp_path / "tool")
+
+
+# Attaches a program to the terminal that it is given, and ends with that program's exit code.
+ATTACH = """
+import os, sys
+from caliban import process
+
+os.dup2(os.open(sys.argv[1], os.O_RDWR), 0)
+with process.attach(["sh", "-c", sys.argv[2]]) as child:
+    process.ended(child, 30)
+sys.exit(child.returncode)
+"""
+
+
+class TestAttach:
+    @pytest.mark.parametrize("end", ["exit 3", "kill -9 $$"])
+    def test_gives_the_terminal_its_settings_back(self, end: str) -> None:
+        master, slave = pty.openpty()
+        try:
+            before = termios.tcgetattr(slave)
+            script = f"stty raw -echo < /dev/tty && {end}"
+            # In a session of its own, the terminal that it opens first becomes its terminal.
+            done = subprocess.run(
+                [sys.executable, "-c", ATTACH, os.ttyname(slave), script],
+                start_new_session=True,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.stderr == ""
+            assert done.returncode in (3, 247)
+            assert termios.tcgetattr(slave) == before
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    def test_keeps_what_it_says_on_stderr_if_asked_to(self) -> None:
+        with process.attach(["sh", "-c", "echo err >&2"], keep_stderr=True) as child:
+            assert process.ended(child, 10)
+            assert child.stderr is not None
+            assert child.stderr.read() == b"err\n"
+
+    def test_ends_what_still_runs(self) -> None:
+        with process.attach(["sh", "-c", "trap '' TERM; sleep 60"]) as child:
+            assert not process.ended(child, 0.1)
+        assert child.returncode == -signal.SIGKILL
+
+    def test_a_program_that_is_not_installed_is_an_error(self) -> None:
+        attached = process.attach(["no-such-program"])
+        with pytest.raises(CalibanError, match="no-such-program"), attached:
+            pass
 
 
 class TestIdentity:

@@ -140,6 +140,17 @@ class TestColour:
             assert paints(tty.stdout) is paints(tty.stderr) is on_terminal
             assert paints(io.StringIO()) is elsewhere
 
+    def test_comes_with_links_but_only_on_terminals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        url = "http://127.0.0.1:8888/tree?token=abc"
+        with open_terminal():
+            assert terminal.link(url) == f"\033]8;;{url}\033\\{url}\033]8;;\033\\"
+            monkeypatch.setenv("NO_COLOR", "1")
+            assert terminal.link(url) == url
+        monkeypatch.delenv("NO_COLOR")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        assert terminal.link(url) == url
+
     def test_of_a_note_is_that_of_stderr(self) -> None:
         with open_terminal() as tty:
             terminal.note("done", "green")

@@ -3,37 +3,38 @@
 With --experiment_config, one job is run for every combination of the file's values, one after
 another. Each job and its outcome are recorded: `caliban status` shows them.
 
+The code is a copy in the image, so that the job can be repeated. With --live it is the directory
+itself, for quick tries. With --output, the files that a job writes into $CALIBAN_OUTPUT are kept.
+
   caliban run --nogpu trainer.train -- --epochs 2
   caliban run --nogpu --experiment_config experiment.json trainer.train
+  caliban run --nogpu --live trainer.train
+  caliban run --nogpu --output results trainer.train
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
-from caliban.errors import INTERRUPTED, EngineError, Problems, UsageError
+from caliban.errors import INTERRUPTED, CalibanError, Problems
 
 if TYPE_CHECKING:
+    from caliban.commands.container_choice import ContainerChoice
     from caliban.commands.image_choice import ImageChoice
     from caliban.docker.engine import Engine
     from caliban.launch import Launched
-    from caliban.platform.local import Options
+    from caliban.model.experiment import Experiment
+    from caliban.model.image import ImagePlan
+    from caliban.platform.local import Mount
 
 NOT_BUILT = "caliban:not-built-yet"
-
-# Arguments of `docker run` that would take a container out of caliban's sight.
-_REFUSED = ("--name", "--detach", "--cidfile", "--restart")
-
-# Short flags written as one word, of which one detaches: "-itd".
-_DETACHES = re.compile(r"-[itPq]*d[itPq]*")
 
 # How many failed jobs a summary names.
 _NAMED = 20
@@ -44,114 +45,176 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_image_arguments(parser)
     flags.add_sweep_arguments(parser)
     flags.add_container_arguments(parser)
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="Mount the current directory in the place of the image's copy: no build after an "
+        "edit, and the job's files land here. The history records what the code was.",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="Keep what each job writes into the directory that $CALIBAN_OUTPUT names inside the "
+        "container, as DIR/GROUP/JOB.",
+    )
     flags.add_code_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
-    from caliban import launch
-    from caliban.commands import image_choice
-    from caliban.docker import build
-    from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
-    from caliban.model import experiment
-    from caliban.model.experiment import Experiment
-    from caliban.platform.local import LocalBackend
+
+    wanted = _understand(args)
+    engine = Engine()
+    container = _container(wanted, engine)
+    if args.dry_run:
+        _print_commands(wanted, engine, container)
+        return 0
+    return _launch(wanted, engine, container)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a command line asks for, as far as that is known without Docker.
+
+    Attributes:
+      args: the command line.
+      choice: the image, and the credentials that its containers get.
+      config: the experiment file.
+      run_args: the user's own arguments for `docker run`.
+      mounts: those of live code.
+      output: the directory below which each job gets one of its own; None for no such thing.
+    """
+
+    args: argparse.Namespace
+    choice: ImageChoice
+    config: object
+    run_args: tuple[str, ...]
+    mounts: Sequence[Mount]
+    output: Path | None
+
+    @property
+    def plan(self) -> ImagePlan:
+        """What the image holds."""
+        return replace(self.choice.plan, live=self.args.live)
+
+    def experiments(self) -> Iterator[Experiment]:
+        """One for each job."""
+        from caliban.model import experiment
+        from caliban.model.experiment import Experiment
+
+        return (Experiment(self.args.script_args, each) for each in experiment.expand(self.config))
+
+
+def _understand(args: argparse.Namespace) -> _Wanted:
+    """Reads the command line and the files that it names; all that is wrong is told at once."""
+    from caliban.commands import container_choice, image_choice
 
     problems = Problems()
     choice = image_choice.choose(args, problems)
     config = problems.attempt(lambda: _read(args.experiment_config), None)
-    run_args = problems.attempt(lambda: _split(args.docker_run_args), None)
+    run_args = problems.attempt(lambda: container_choice.split(args.docker_run_args), None)
+    output = problems.attempt(
+        lambda: container_choice.output_directory(args.output, args.xgroup), None
+    )
+    mounts: Sequence[Mount] = ()
+    if choice and args.live:
+        mounts = problems.attempt(lambda: container_choice.live(choice.plan, choice.secrets), ())
     problems.check()
     assert choice is not None and run_args is not None
-    experiments = (Experiment(args.script_args, each) for each in experiment.expand(config))
+    return _Wanted(args, choice, config, run_args, mounts, output)
 
-    engine = Engine()
-    options = _options(choice, engine, args.image_id, run_args, write=not args.dry_run)
+
+def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
+    """How the jobs' containers are run, as far as the engine need not be asked for that."""
+    from caliban.commands import container_choice
+    from caliban.model.image import WORKING_DIRECTORY
+
+    container = container_choice.choose(
+        wanted.choice.credentials, engine, wanted.run_args, wanted.mounts, wanted.output
+    )
+    options, module = container.options, wanted.plan.module
+    # Only an image that was built with the code in it starts it by itself.
+    if module and (wanted.args.live or wanted.args.image_id):
+        options = replace(options, command=module.command)
+    if wanted.args.live:
+        options = replace(options, directory=WORKING_DIRECTORY)
+    return replace(container, options=options)
+
+
+def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> None:
+    """Prints what would be run; touches nothing, and asks no engine."""
+    from caliban import launch
+    from caliban.commands import container_choice
+    from caliban.docker.containers import Containers
+    from caliban.model import experiment
+    from caliban.platform import outputs
+    from caliban.platform.local import LocalBackend
+
+    gpus = container_choice.assumed_gpus(wanted.choice.mode)
+    options = replace(container.options, gpus=gpus)
     backend = LocalBackend(Containers(engine), engine.host, options)
-    if args.dry_run:
-        image, group = args.image_id or NOT_BUILT, args.xgroup or "NEW-GROUP"
-        for request in launch.requests(experiments, image, group):
-            terminal.result(shlex.join(backend.plan(request).payload["command"]))
-        jobs = launch.count_of_jobs(experiment.count(config))
-        terminal.note(f"{jobs}; nothing was built, run or recorded.")
-        return 0
+    image, group = wanted.args.image_id or NOT_BUILT, wanted.args.xgroup or "NEW-GROUP"
+    output = str(outputs.group_directory(wanted.output, group) / "JOB") if wanted.output else ""
+    for request in launch.requests(wanted.experiments(), image, group):
+        command = backend.plan(replace(request, output=output)).payload["command"]
+        terminal.result(shlex.join(command))
+    jobs = launch.count_of_jobs(experiment.count(wanted.config))
+    terminal.note(f"{jobs}; nothing was built, run or recorded.")
+
+
+def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
+    """Builds the image, runs the jobs and sums up; returns the exit code."""
+    from caliban import launch
+    from caliban.commands import container_choice
+    from caliban.docker import build
+    from caliban.docker.containers import Containers
+    from caliban.platform.local import LocalBackend
+
+    args, options = wanted.args, container.options
+    code = _code(wanted) if args.live else None
     engine.check_program()
     with launch.open_history() as store:
-        if options.gpus:
-            _check_gpus(engine)
+        options = replace(options, gpus=container_choice.gpus(engine, wanted.choice.mode, "run"))
         if args.image_id:
-            image = _existing(engine, args.image_id)
+            image = container_choice.image(engine, args.image_id)
+            options = container_choice.with_home(options, engine, image)
         else:
-            secrets = list(choice.credentials.files)
-            image = build.ensure(choice.plan, engine, secrets, args.no_cache)
-        finished, interrupted = launch.run_here(
-            backend,
-            store,
-            flags.user_name(),
-            args.xgroup,
-            choice.plan.to_json(),
-            image,
-            experiments,
+            image = build.ensure(wanted.plan, engine, wanted.choice.secrets, args.no_cache)
+        container.prepare()
+        jobs = launch.Launch(
+            user=flags.user_name(),
+            group=args.xgroup,
+            container_spec=wanted.plan.to_json(),
+            image=image,
+            experiments=wanted.experiments(),
+            output=wanted.output,
+            code=code,
         )
+        backend = LocalBackend(Containers(engine), engine.host, options)
+        finished, interrupted = launch.run_here(backend, store, jobs)
     return _sum_up(finished, interrupted)
 
 
-def _options(
-    choice: ImageChoice,
-    engine: Engine,
-    image_id: str | None,
-    run_args: tuple[str, ...],
-    write: bool,
-) -> Options:
-    """How the containers are run.
+def _code(wanted: _Wanted) -> Callable[[], str]:
+    """What names live code as it is at the moment of each call.
 
-    Args:
-      choice: the image, and the credentials that its containers get.
-      engine: where they run.
-      image_id: the image to use as it is, if any.
-      run_args: the user's own arguments for `docker run`.
-      write: whether to write the files that the containers need.
+    Raises:
+      UsageError: it cannot be named now.
     """
-    from caliban.docker import identity
-    from caliban.model.image import Mode
-    from caliban.platform.local import Mount, Options, hide_secrets
+    from caliban.commands import container_choice
+    from caliban.docker import context
 
-    uid, gid = os.getuid(), os.getgid()
-    credentials = choice.credentials
-    accounts = identity.account_files(uid, gid, flags.user_name())
-    if not engine.is_local:
-        # It has other files than this machine: nothing can be mounted.
-        if credentials.files:
-            terminal.warn(f"the engine at {engine.host} is remote: its jobs get no credentials")
-        credentials, accounts = identity.Credentials(), []
-    mounts = {str(path): target for path, target in credentials.files.items()}
-    for file in accounts:
-        mounts[str(file.path)] = file.target
-        if write:
-            file.write()
-    module = choice.plan.module
-    visible, secrets = hide_secrets(run_args)
-    return Options(
-        command=module.command if image_id and module else (),
-        gpus=choice.mode is Mode.GPU,
-        user=f"{uid}:{gid}",
-        mounts=tuple(Mount(source, target) for source, target in mounts.items()),
-        environment=tuple(credentials.environment.items()),
-        run_args=tuple(visible),
-        secrets=tuple(secrets.items()),
-    )
+    plan, secrets = wanted.plan, wanted.choice.secrets
 
+    def digest() -> str:
+        # A mount over a file that has gone would make it anew, as root's.
+        if container_choice.live(plan, secrets) != wanted.mounts:
+            raise CalibanError("a file that it must not see has come or gone since the launch")
+        return context.code_digest(plan, secrets)
 
-def _check_gpus(engine: Engine) -> None:
-    """Stops a run in GPU mode where it cannot work, before anything is built."""
-    if sys.platform == "darwin":
-        raise EngineError(
-            "'caliban run' doesn't support GPU usage on Macs! Please pass --nogpu to use this "
-            "command.",
-            "(GPU mode is fine for jobs that run elsewhere; just nothing that runs locally.)",
-        )
-    engine.check_gpus()
+    digest()
+    return digest
 
 
 def _read(source: str | None) -> object:
@@ -164,38 +227,6 @@ def _read(source: str | None) -> object:
     config = document.read(source)
     experiment.validate(config, source)
     return config
-
-
-def _split(run_args: str) -> tuple[str, ...]:
-    """Splits --docker_run_args as a shell does."""
-    try:
-        words = tuple(shlex.split(run_args))
-    except ValueError as error:
-        raise UsageError(f"--docker_run_args cannot be read: {error}: {run_args}") from None
-    if (words and not words[0].startswith("-")) or {"--help", "-h", "--"} & set(words):
-        raise UsageError(
-            f"--docker_run_args must hold options of `docker run` and their values: {run_args}",
-            "The image and the command are caliban's affair.",
-        )
-    for word in words:
-        if word.partition("=")[0] in _REFUSED or _DETACHES.fullmatch(word):
-            raise UsageError(
-                f"--docker_run_args must not hold '{word}'",
-                "caliban names, follows and removes the containers itself.",
-            )
-    # Without --rm the container is there until its outcome is safe, and then it is removed anyway.
-    return tuple(word for word in words if word not in ("--rm", "--rm=true"))
-
-
-def _existing(engine: Engine, reference: str) -> str:
-    """The id of the image that --image_id names."""
-    image = engine.image_id(reference)
-    if image is None:
-        raise UsageError(
-            f"--image_id {reference}: the engine at {engine.host} has no such image",
-            "'docker image ls' lists those that it has.",
-        )
-    return image
 
 
 def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
@@ -212,6 +243,8 @@ def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
         what = f"  job {job.id} ({job.outcome.reason})"
         terminal.note(f"{what}: {flags}" if flags else what)
         terminal.note(f"    its output: {job.log}")
+        if job.submission.output:
+            terminal.note(f"    its files: {job.submission.output}")
     if len(failed) > _NAMED:
         terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
     if failed:

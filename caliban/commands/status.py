@@ -93,6 +93,8 @@ def render(jobs: Sequence[Job], heading: str) -> Iterator[str]:
                 yield f"  experiment id {experiment}: {_describe_command(repeats[0])}"
                 for job in repeats:
                     yield f"    {_describe_job(job)}"
+                    if output := _output(job):
+                        yield f"      files: {output}"
 
 
 def _describe_spec(spec: Mapping[str, Any]) -> str:
@@ -101,7 +103,8 @@ def _describe_spec(spec: Mapping[str, Any]) -> str:
     project = spec.get("directory") or spec.get("build_url") or spec.get("build_path")
     extra = spec.get("directories") or spec.get("extra_dirs")
     directories = ", ".join(map(str, extra)) if extra else None
-    return f"job_mode: {mode}, build url: {project}, extra dirs: {directories}"
+    line = f"job_mode: {mode}, build url: {project}, extra dirs: {directories}"
+    return f"{line}, live code" if spec.get("live") else line
 
 
 def _describe_command(job: Job) -> str:
@@ -124,9 +127,22 @@ def _describe_job(job: Job) -> str:
     line = f"job {job.id:<8d} {status} {platform:>8s} {when} container: {image}"
     if job.handle is not None and job.handle.platform != "local":
         line += f" name: {job.handle.id}"
+    if code := _code(job):
+        line += f" live code: {code.removeprefix('sha256:')[:12]}"
     if outcome.started and outcome.finished:
         line += f" in {duration(outcome.finished - outcome.started)}"
     return f"{line} ({outcome.reason})" if outcome.reason else line
+
+
+def _output(job: Job) -> str | None:
+    """The directory with the files of a job that has started, if it has one."""
+    return (job.submission.output or None) if job.outcome.started else None
+
+
+def _code(job: Job) -> str | None:
+    """What names the code of a job that had it live."""
+    code = job.details.get("code")
+    return code if isinstance(code, str) else None
 
 
 def as_json(job: Job) -> dict[str, Any]:
@@ -145,10 +161,12 @@ def as_json(job: Job) -> dict[str, Any]:
         "params": dict(job.experiment.params),
         "platform": job.submission.platform,
         "image": job.image,
+        "code": _code(job),
         "status": outcome.status.value,
         "exit_code": outcome.exit_code,
         "reason": outcome.reason,
         "log": str(launch.log_path(job.uid)),
+        "output": _output(job),
         "created": job.created.isoformat(),
         "started": outcome.started and outcome.started.isoformat(),
         "finished": outcome.finished and outcome.finished.isoformat(),

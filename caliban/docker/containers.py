@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import selectors
 import signal
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from caliban import process, terminal
 from caliban.docker.engine import Engine
+from caliban.errors import EngineError
 from caliban.model.job import Outcome, Status
 
 STDOUT, STDERR = 1, 2
 
 # How many of the first bytes of a job's output are kept, in case they are docker's own.
 _KEPT = 4096
+
+# Label of a container that somebody works in: the process that attends to it, see process.identity.
+OWNER = "caliban.owner"
+
+# How long a shell has to go, in seconds.
+_FAREWELL = 3.0
+
+# How long an engine takes at most to make a container for a `docker run` that has gone, in seconds.
+_AFTERMATH = 3.0
 
 # How often something that waits looks up, in seconds.
 _TICK = 0.2
@@ -79,6 +92,119 @@ class Containers:
         # Somebody has removed the container, or it was never started, or never made: whatever
         # `docker run` says, the job has not succeeded.
         return _outcome_without_container(child.returncode, printed.decode(errors="replace"))
+
+    def attach(
+        self,
+        command: Sequence[str],
+        name: str,
+        environment: Mapping[str, str],
+        wants_end: Callable[[], bool],
+        has_terminal: bool = True,
+    ) -> Outcome:
+        """Lets the user work in a container until it ends, and removes it.
+
+        Args:
+          command: a `docker run` that stays in the foreground.
+          name: name of the container.
+          environment: variables for `docker run`, which passes on those that its --env names.
+          wants_end: asked several times a second; once it is true, the container has to end.
+          has_terminal: whether the container has one. All that comes over stderr is then docker's
+            own: it is part of the outcome, or shown at the end. Otherwise it has been seen.
+
+        Returns:
+          What became of it; without a time when it started, if it was never made, or if somebody
+          removed it (exit code 137).
+
+        Raises:
+          EngineError: the engine doesn't answer any more.
+        """
+        try:
+            with process.attach(command, environment, keep_stderr=has_terminal) as child:
+                while not process.ended(child, _TICK) and not wants_end():
+                    pass
+                outcome = self._hang_up(name)
+                said = b""
+                if child.stderr and process.ended(child, _TICK):
+                    said = child.stderr.read().strip()
+        finally:
+            self._remove_soon(name, patient=wants_end())
+        if outcome is None or not outcome.status.is_final:
+            return _outcome_without_container(child.returncode, said.decode(errors="replace"))
+        if outcome.started and said:
+            terminal.note(said.decode(errors="replace"))
+        return outcome
+
+    def _hang_up(self, name: str) -> Outcome | None:
+        """Ends what still runs in a container whose user has gone; None if there is no container.
+
+        To a shell it is a closed terminal: it saves its history, and takes leave of its programs.
+        SIGTERM it would ignore.
+        """
+        outcome = self.outcomes([name]).get(name)
+        if outcome is None or outcome.status is not Status.RUNNING:
+            return outcome
+        with contextlib.suppress(EngineError), self._engine.errors(f"ending the container {name}"):
+            self._engine.client.kill(name, "SIGHUP")
+        for _ in range(round(_FAREWELL / _TICK)):
+            time.sleep(_TICK)
+            outcome = self.outcomes([name]).get(name)
+            if outcome is None or outcome.status is not Status.RUNNING:
+                break
+        return outcome
+
+    def _remove_soon(self, name: str, patient: bool) -> None:
+        """Removes a container, also one that an interrupted `docker run` has just asked for."""
+        for _ in range(round(_AFTERMATH / _TICK) if patient else 0):
+            if self.outcomes([name]):
+                break
+            time.sleep(_TICK)
+        self.remove(name)
+
+    def find_program(self, image: str, program: str) -> str:
+        """Where an image has a program, by its PATH; "" if it has none of that name.
+
+        Args:
+          image: id.
+          program: name.
+        """
+        from docker.errors import NotFound
+
+        # Only in a container can files be looked up. This one is never started.
+        name = f"caliban-look-{uuid.uuid4().hex[:12]}"
+        client, labels = self._engine.client, {OWNER: process.identity()}
+        try:
+            with self._engine.errors(f"looking into the image {image}"):
+                client.create_container(image, ["true"], name=name, labels=labels)
+                variables = client.inspect_container(name)["Config"]["Env"] or []
+                path = next((each[5:] for each in variables if each.startswith("PATH=")), "")
+                # Nearly always in the first; each look takes some 50 ms.
+                for folder in dict.fromkeys(["/bin", *path.split(":"), "/usr/bin"]):
+                    with contextlib.suppress(NotFound):
+                        content, _ = client.get_archive(name, f"{folder}/{program}")
+                        for _ in content:
+                            pass  # read to its end, the connection can be used again
+                        return f"{folder}/{program}"
+        finally:
+            self.remove(name)
+        return ""
+
+    def remove_orphans(self) -> list[str]:
+        """Removes ended containers of `attach` and of notebooks whose caliban was killed.
+
+        Returns:
+          The names of those that still run: somebody may be at work in them, by a browser.
+        """
+        running = []
+        with self._engine.errors("looking for containers that were left behind"):
+            found = self._engine.client.containers(all=True, filters={"label": OWNER})
+        for each in found:
+            name = each["Names"][0].removeprefix("/")
+            if process.is_alive(each["Labels"][OWNER]) is False:
+                if each["State"] in ("running", "paused", "restarting"):
+                    running.append(name)
+                else:
+                    self.remove(name)
+        return running
 
     def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]:
         """What became of containers; those that the engine doesn't know are missing.
@@ -144,8 +270,6 @@ def _pump(
 
 
 def _sleep(tick: Callable[[], None]) -> None:
-    import time
-
     time.sleep(_TICK)
     tick()
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
-from caliban.docker.dockerfile import CODE, DEPENDENCIES, directory_folder, render
+from caliban.docker.dockerfile import CODE, DEPENDENCIES, JUPYTER, directory_folder, render
 from caliban.errors import UsageError
-from caliban.model.image import ImagePlan
+from caliban.model.image import OUTPUTS_MARK, ImagePlan
 
-# Never part of an image: what Python and git write beside the code changes without the code.
-_IGNORED_FOLDERS = frozenset({"__pycache__", ".git"})
+# Never part of an image: what Python, git and editors write beside the code changes without it.
+_IGNORED_FOLDERS = frozenset({"__pycache__", ".devcontainer", ".git"})
 
 # caliban's own settings, among them perhaps the password of a database; jobs don't read them.
 _SETTINGS = ".calibanconfig.json"
+
+# What caliban itself puts into images.
+RESOURCES = Path(__file__).parents[1] / "resources"
 
 # What a setup.py may read while it tells the project's dependencies.
 _READ_BY_SETUP = ("setup.cfg", "pyproject.toml", "README.md", "README.rst", "README")
@@ -49,9 +53,9 @@ class File:
 def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     """Lists what an image needs of the project, sorted by folder and name.
 
-    The project's .dockerignore is honoured. Folders named __pycache__ and .git are left out, and so
-    are virtual environments and .calibanconfig.json. A file that is in two directories to copy is
-    listed with the first.
+    The project's .dockerignore is honoured. Folders named __pycache__, .git and .devcontainer
+    are left out, and so are virtual environments, what jobs have written, and .calibanconfig.json.
+    A file that is in two directories to copy is listed with the first.
 
     Args:
       plan: the image.
@@ -63,6 +67,11 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     """
     project = Path(plan.directory)
     found = {(file.folder, file.name): file for file in _declarations(plan, project)}
+    if plan.jupyter:
+        for file in _walk(RESOURCES, JUPYTER, "jupyter"):
+            found[file.folder, file.name] = file
+    if plan.live:
+        return [found[key] for key in sorted(found)]
     roots = {directory_folder(index): name for index, name in enumerate(plan.directories)}
     if plan.module:
         roots[CODE] = plan.module.copied
@@ -122,15 +131,46 @@ def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:
     """
     total = hashlib.sha256(f"{render(plan)}\0{base_id}\0".encode())
     for file in context:
-        place = f"{file.folder}/{file.name}\0{_mode(file):o}\0"
-        total.update(place.encode(errors="surrogateescape"))
-        if stat.S_ISLNK(file.info.st_mode):
-            total.update(os.fsencode(file.path.readlink()))
-        elif stat.S_ISREG(file.info.st_mode):
-            with _open(file) as content:
-                total.update(hashlib.file_digest(content, "sha256").digest())
-        total.update(b"\0")
+        try:
+            total.update(_identity(file))
+        except OSError as error:
+            _unreadable(error)
     return total.hexdigest()[:16]
+
+
+def code_digest(plan: ImagePlan, excluded: Iterable[Path] = ()) -> str:
+    """Names the code of a project as it is now: all that an image of it would hold a copy of.
+
+    Args:
+      plan: the image; whether it is live makes no difference.
+      excluded: see `files`.
+
+    Returns:
+      "sha256:..." over path, mode and content of every file.
+
+    Raises:
+      UsageError: see `files`.
+    """
+    total = hashlib.sha256()
+    try:
+        for file in files(replace(plan, live=False), excluded):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                total.update(_identity(file))
+    except OSError as error:
+        _unreadable(error)
+    return f"sha256:{total.hexdigest()}"
+
+
+def _identity(file: File) -> bytes:
+    """Stands for a file's place, permissions and content."""
+    content = b""
+    if stat.S_ISLNK(file.info.st_mode):
+        content = os.fsencode(file.path.readlink())
+    elif stat.S_ISREG(file.info.st_mode):
+        with file.path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+    place = f"{file.folder}/{file.name}\0{_mode(file):o}\0"
+    return place.encode(errors="surrogateescape") + content + b"\0"
 
 
 def write(dockerfile: str, context: Iterable[File], stream: IO[bytes]) -> None:
@@ -184,11 +224,14 @@ def _walk(project: Path, folder: str, root: str) -> Iterator[File]:
         yield File(folder, str(part), project / part, (project / part).stat())
     if not top.is_dir():
         return
-    for place, folders, names in os.walk(top, onerror=_unreadable):
+    for place, folders, names in os.walk(top, onerror=_unlisted):
         folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
         for name in (*folders, *sorted(names)):
             path = Path(place, name)
-            info = path.lstat()
+            try:
+                info = path.lstat()
+            except FileNotFoundError:
+                continue
             if (
                 stat.S_ISREG(info.st_mode)
                 or stat.S_ISDIR(info.st_mode)
@@ -199,7 +242,9 @@ def _walk(project: Path, folder: str, root: str) -> Iterator[File]:
 
 def _is_ignored(folder: Path) -> bool:
     try:
-        return folder.name in _IGNORED_FOLDERS or (folder / "pyvenv.cfg").is_file()
+        return folder.name in _IGNORED_FOLDERS or any(
+            (folder / name).is_file() for name in ("pyvenv.cfg", OUTPUTS_MARK)
+        )
     except PermissionError:
         return False  # it is told of when its content is listed
 
@@ -218,9 +263,15 @@ def _open(file: File) -> io.BufferedReader:
         _unreadable(error)
 
 
+def _unlisted(error: OSError) -> None:
+    # What has gone since its folder was listed is no problem: somebody is at work there.
+    if not isinstance(error, FileNotFoundError):
+        _unreadable(error)
+
+
 def _unreadable(error: OSError) -> NoReturn:
     raise UsageError(
-        f"cannot copy {error.filename} into the image: {error.strerror}",
+        f"cannot read {error.filename}, which belongs to the code: {error.strerror}",
         "Make it readable, move it out of the project, or name it in .dockerignore.",
     ) from None
 

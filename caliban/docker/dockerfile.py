@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from caliban.docker.identity import ADC_PATH
@@ -18,9 +18,12 @@ LABEL = "caliban"
 # dollars in them differently, and BuildKit copies nothing, silently, where it finds nothing.
 DEPENDENCIES = "dependencies"
 CODE = "code"
+JUPYTER = "jupyter"
 
 _DEPENDENCIES_FOLDER = "/opt/dependencies"
-_VENV = "/opt/venv"
+VENV = "/opt/venv"
+# Where an image has its Jupyter: the files of resources/jupyter, and what they install there.
+JUPYTER_FOLDER = "/opt/jupyter"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The installer is needed for one step only, and stays out of the image: BuildKit lends that step a
@@ -37,10 +40,16 @@ _GET_UV = (
     f"{{ python3 -m venv {_UV_FOLDER}/pip && {_UV_FOLDER}/pip/bin/python {_PIP_UV}; }}"
 )
 
+_UV_INSTALL = ("uv", "pip", "install")
+# Without bytecode, every container would compile what it imports, and throw it away.
+_UV_OPTIONS = ("--compile-bytecode", "--link-mode", "copy", "--cache-dir", f"{_UV_FOLDER}/cache")
+_UV_PATIENCE = "UV_HTTP_TIMEOUT=180"
+
 _APT_INSTALL = (
     "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
     "--no-install-recommends {packages} && apt-get clean && rm -rf /var/lib/apt/lists/*"
 )
+_INSTALL_PYTHON = _APT_INSTALL.format(packages="python3 python3-venv ca-certificates")
 
 
 def directory_folder(index: int) -> str:
@@ -80,12 +89,21 @@ def _lines(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
     if plan.apt_packages:
         packages = " ".join(map(shlex.quote, plan.apt_packages))
         yield f"RUN {_APT_INSTALL.format(packages=packages)}"
-    if plan.module is None or plan.module.is_python or plan.requirements or plan.project:
+    needs_python = plan.live or plan.module is None or plan.module.is_python
+    if needs_python or _has_dependencies(plan):
         yield from _python(plan, buildkit)
-        environment += f" VIRTUAL_ENV={_VENV} PATH={_VENV}/bin:${{PATH:-{_PATH}}}"
+        environment += f" VIRTUAL_ENV={VENV} PATH={VENV}/bin:${{PATH:-{_PATH}}}"
+    # After the dependencies, so that images with and without these share those layers.
+    if plan.shell:
+        install = _APT_INSTALL.format(packages=shlex.quote(plan.shell))
+        yield f"RUN command -v {shlex.quote(plan.shell)} || {{ {install}; }}"
+    if plan.jupyter:
+        yield from _jupyter(plan, buildkit)
     # Only now, so that nothing that was executed wrote root's files into the jobs' home directory.
     yield environment
     yield f"WORKDIR {WORKING_DIRECTORY}"
+    if plan.live:
+        return
     for index, _ in enumerate(plan.directories):
         yield f"COPY {directory_folder(index)}/ ./"
     if plan.module is not None:
@@ -95,35 +113,40 @@ def _lines(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
 
 def _python(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
     """An environment over the base image's own Python, whose packages stay importable."""
-    has_dependencies = bool(plan.requirements or plan.project)
-    needed = "ensurepip, venv" if has_dependencies else "venv"
-    install_python = _APT_INSTALL.format(packages="python3 python3-venv ca-certificates")
+    needed = "ensurepip, venv" if _has_dependencies(plan) else "venv"
     yield (
-        f"RUN {{ python3 -c 'import {needed}' 2>/dev/null || {{ {install_python}; }}; }} "
-        f"&& python3 -m venv --without-pip --system-site-packages {_VENV}"
+        f"RUN {{ python3 -c 'import {needed}' 2>/dev/null || {{ {_INSTALL_PYTHON}; }}; }} "
+        f"&& python3 -m venv --without-pip --system-site-packages {VENV}"
     )
-    if not has_dependencies:
+    if not _has_dependencies(plan):
         return
     yield f"WORKDIR {_DEPENDENCIES_FOLDER}"
     yield f"COPY {DEPENDENCIES}/ ./"
+    yield _run_with_uv(_install(plan), buildkit)
+
+
+def _has_dependencies(plan: ImagePlan) -> bool:
+    return bool(plan.requirements or plan.project)
+
+
+def _run_with_uv(commands: Iterable[str], buildkit: bool) -> str:
+    """A step whose commands find the installer on their PATH."""
     steps = [
         f'PATH="$PATH:{_UV_FOLDER}/bin"',
         f"{{ uv --version 2>/dev/null || {_GET_UV}; }}",
-        *_install(plan),
+        *commands,
     ]
     mount = ""
     if buildkit:
         mount = f"--mount=type=cache,id=caliban-uv,target={_UV_FOLDER},sharing=locked "
     else:
         steps.append(f"rm -rf {_UV_FOLDER}/*")
-    yield f"RUN {mount}{' && '.join(steps)}"
+    return f"RUN {mount}{' && '.join(steps)}"
 
 
 def _install(plan: ImagePlan) -> Iterator[str]:
     """The commands that install the dependencies, all that are declared in one resolution."""
-    # Without bytecode, every container would compile what it imports, and throw it away.
-    words = ["uv", "pip", "install", "--python", f"{_VENV}/bin/python", "--compile-bytecode"]
-    words += ["--link-mode", "copy", "--cache-dir", f"{_UV_FOLDER}/cache"]
+    words = [*_UV_INSTALL, "--python", f"{VENV}/bin/python", *_UV_OPTIONS]
     if plan.requirements:
         words += ["--requirement", plan.requirements[0]]
     if plan.project == "setup.py":
@@ -131,6 +154,28 @@ def _install(plan: ImagePlan) -> Iterator[str]:
     elif plan.project:
         words += ["--requirement", plan.project]
         words += [word for extra in plan.extras for word in ("--extra", extra)]
-    yield f"UV_HTTP_TIMEOUT=180 {shlex.join(words)}"
+    yield f"{_UV_PATIENCE} {shlex.join(words)}"
     # What setuptools leaves beside a setup.py, and uv wherever it has built something.
     yield "rm -rf build ./*.egg-info /tmp/uv-*.lock"
+
+
+def _jupyter(plan: ImagePlan, buildkit: bool) -> Iterator[str]:
+    """Jupyter, with packages of its own, so that those of the project stay what they are.
+
+    The server sees none of the project's. The kernel does, see resources/jupyter/install_kernel.py.
+    """
+    if not _has_dependencies(plan):
+        yield f"RUN python3 -c 'import ensurepip' 2>/dev/null || {{ {_INSTALL_PYTHON}; }}"
+    yield f"COPY {JUPYTER}/ /opt/"
+    python = f"{JUPYTER_FOLDER}/venv/bin/python"
+    server = [*_UV_INSTALL, "--python", python, *_UV_OPTIONS]
+    server += ["--override", f"{JUPYTER_FOLDER}/overrides.txt", plan.jupyter]
+    kernel = [python, f"{JUPYTER_FOLDER}/install_kernel.py", f"{VENV}/bin/python"]
+    kernel += [*_UV_INSTALL, *_UV_OPTIONS]
+    commands = (
+        f"{VENV}/bin/python -m venv --without-pip {JUPYTER_FOLDER}/venv",
+        f"{_UV_PATIENCE} {shlex.join(server)}",
+        f"{_UV_PATIENCE} {shlex.join(kernel)}",
+        "rm -rf /tmp/uv-*.lock",
+    )
+    yield _run_with_uv(commands, buildkit)

@@ -6,14 +6,19 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caliban import process
+from caliban import home, process
+from caliban.docker.dockerfile import LABEL
 from caliban.errors import EngineError
 
 if TYPE_CHECKING:
     from docker import APIClient
     from docker.tls import TLSConfig
+
+# One of these is there where a driver is: on Linux, and in Windows' subsystem for it.
+_DRIVER = ("/proc/driver/nvidia/version", "/dev/dxg")
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -99,6 +104,19 @@ class Engine:
                 return None
         return str(found["Id"])
 
+    def image_name(self, image_id: str) -> str:
+        """The name of an image that caliban has built; its id if it has none."""
+        with self.errors(f"looking up the image {image_id}"):
+            found = self.client.inspect_image(image_id)  # type: ignore[no-untyped-call]
+        names = found.get("RepoTags") or []
+        return next((name for name in names if name.startswith(f"{LABEL}:")), image_id)
+
+    def is_ours(self, image: str) -> bool:
+        """Whether caliban has built an image, so that it has the folders that jobs write to."""
+        with self.errors(f"looking up the image {image}"):
+            found = self.client.inspect_image(image)  # type: ignore[no-untyped-call]
+        return LABEL in (found["Config"].get("Labels") or {})
+
     def info(self) -> dict[str, Any]:
         """What the engine says of itself (`docker info`)."""
         with self.errors("asking the engine for its properties"):
@@ -117,27 +135,40 @@ class Engine:
                 "Install Docker's command line: https://docs.docker.com/engine/install/",
             )
 
-    def check_gpus(self) -> None:
-        """Makes sure that the engine can give a container GPUs.
+    def gpu_arguments(self) -> tuple[str, ...]:
+        """The arguments of `docker run` that give a container all GPUs.
+
+        The engine does it by the NVIDIA Container Toolkit, whose hook or runtime it finds by
+        itself, or by the Container Device Interface (CDI), where a file describes the devices:
+        https://docs.docker.com/build/building/cdi/.
 
         Raises:
           EngineError: it cannot; the message says which part is missing.
         """
         info = self.info()
-        if "nvidia" in info.get("Runtimes", {}):
-            return
-        devices = info.get("DiscoveredDevices") or []
-        if any("nvidia.com/gpu" in str(device.get("ID", "")) for device in devices):
-            return
+        has_driver = any(Path(each).exists() for each in _DRIVER) or process.find("nvidia-smi")
         hint = 'Pass --nogpu to use the CPU, or set "default_mode": "cpu" in .calibanconfig.json.'
-        if process.find("nvidia-smi") is None and self.is_local:
-            raise EngineError("this machine has no NVIDIA GPU, or no driver for it", hint)
-        if process.find("nvidia-container-runtime-hook") is None:
+        if self.is_local and not has_driver:
             raise EngineError(
-                "the Docker engine cannot give a container a GPU: the NVIDIA Container Toolkit is "
-                "not installed",
+                "the GPU driver is missing: this machine has no NVIDIA GPU, or no driver for it",
                 hint,
             )
+        hook = self.is_local and process.find("nvidia-container-runtime-hook")
+        if hook or "nvidia" in info.get("Runtimes", {}):
+            return ("--gpus", "all")
+        devices = info.get("DiscoveredDevices") or []
+        if any("nvidia.com/gpu" in str(device.get("ID", "")) for device in devices):
+            return ("--device", "nvidia.com/gpu=all")
+        if self.is_local and process.find("nvidia-ctk"):
+            message = "it is not set up for the NVIDIA Container Toolkit, which is installed"
+            mend = "sudo nvidia-ctk runtime configure --runtime=docker, then restart Docker"
+        else:
+            message = "the NVIDIA Container Toolkit is missing"
+            mend = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit"
+        raise EngineError(
+            f"the Docker engine cannot give a container a GPU: {message}",
+            f"Mend it: {mend}\n{hint}",
+        )
 
 
 def _context_host() -> str:
@@ -157,11 +188,10 @@ def _context_host() -> str:
 
 def _configured_context() -> str:
     import json
-    from pathlib import Path
 
     folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
     try:
-        content = json.loads(Path(folder, "config.json").expanduser().read_text())
+        content = json.loads((home.expand(folder) / "config.json").read_text())
     except (OSError, ValueError):
         return ""
     return str(content.get("currentContext", "")) if isinstance(content, dict) else ""

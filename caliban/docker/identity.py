@@ -58,9 +58,13 @@ def credentials(key: str | None, environment: Mapping[str, str]) -> Credentials:
                 "It comes from --cloud_key, $GOOGLE_APPLICATION_CREDENTIALS or "
                 '"gcloud": {"cloud_key": ...} in .calibanconfig.json, in this order.',
             )
-    folder = home.expand(environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud")
-    adc = folder.absolute() / "application_default_credentials.json"
+    adc = gcloud_folder(environment) / "application_default_credentials.json"
     return Credentials(found, adc if os.access(adc, os.R_OK) else None)
+
+
+def gcloud_folder(environment: Mapping[str, str]) -> Path:
+    """Where gcloud keeps its files, the user's credentials among them."""
+    return home.expand(environment.get("CLOUDSDK_CONFIG") or "~/.config/gcloud").absolute()
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,14 @@ class AccountFile:
 _FOLDER = "accounts"
 
 
-def account_files(uid: int, gid: int, user: str) -> list[AccountFile]:
+def account_name(uid: int, user: str) -> str:
+    """What a user is called inside a container."""
+    if uid == 0:
+        return "root"
+    return user if user.isidentifier() and user not in ("root", "nobody") else "caliban"
+
+
+def account_files(uid: int, gid: int, user: str, home_directory: str = HOME) -> list[AccountFile]:
     """The passwd and group files of a user, for whatever image.
 
     With a bare number for a user, getpwuid fails, and with it whatever asks for the user's name or
@@ -100,15 +111,16 @@ def account_files(uid: int, gid: int, user: str) -> list[AccountFile]:
     """
     if uid == 0:
         return []
-    name = user if user.isidentifier() and user not in ("root", "nobody") else "caliban"
+    name = account_name(uid, user)
     passwd = [
         "root:x:0:0:root:/root:/bin/sh",
-        f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh",
+        f"{name}:x:{uid}:{gid}:{name}:{home_directory}:/bin/sh",
         "nobody:x:65534:65534:nobody:/nonexistent:/bin/false",
     ]
     group = ["root:x:0:", *([f"{name}:x:{gid}:"] if gid else []), "nogroup:x:65534:"]
+    which = f"{uid}-{gid}-{name}" + ("" if home_directory == HOME else "-at-home")
     folder = home.path(_FOLDER)
     return [
-        AccountFile(folder / f"{kind}-{uid}-{gid}-{name}", f"/etc/{kind}", "\n".join([*lines, ""]))
+        AccountFile(folder / f"{kind}-{which}", f"/etc/{kind}", "\n".join([*lines, ""]))
         for kind, lines in (("passwd", passwd), ("group", group))
     ]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Select, Table, select
+from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, select, update
 
 from caliban.history import schema
 from caliban.model.experiment import Experiment
@@ -28,6 +28,41 @@ JOBS = (
     .outerjoin(schema.experiments, schema.experiments.c.id == schema.jobs.c.experiment_id)
     .outerjoin(schema.container_specs)
     .outerjoin(schema.experiment_groups)
+)
+
+# The statements that change jobs. A status that is final stays.
+SETTLE = (
+    update(schema.jobs)
+    .where(
+        schema.jobs.c.uid == bindparam("of_uid"),
+        *(schema.jobs.c.status.is_distinct_from(each.value) for each in Status if each.is_final),
+    )
+    .values(
+        status=bindparam("new_status"),
+        exit_code=bindparam("new_exit_code"),
+        reason=bindparam("new_reason"),
+        # A platform may no longer say when a job started once it has ended.
+        started=func.coalesce(
+            bindparam("new_started", type_=schema.jobs.c.started.type), schema.jobs.c.started
+        ),
+        finished=bindparam("new_finished"),
+    )
+)
+
+SET_JOB_SPEC = (
+    update(schema.jobs)
+    .where(schema.jobs.c.id == bindparam("of_id"))
+    .values(
+        job_spec_id=bindparam("new_job_spec"),
+        handle_target=bindparam("new_target"),
+        handle_id=bindparam("new_id"),
+    )
+)
+
+SET_HANDLE = (
+    update(schema.jobs)
+    .where(schema.jobs.c.uid == bindparam("of_uid"))
+    .values(handle_target=bindparam("new_target"), handle_id=bindparam("new_id"))
 )
 
 _JSON = json.JSONEncoder(default=dict)  # dict: for mappings of other types
@@ -81,14 +116,14 @@ def read_jobs(connection: Connection, query: Select[Any]) -> list[Job]:
     jobs = []
     for row in connection.execute(query):
         if row.container_spec_id not in plans:
-            plans[row.container_spec_id] = _mapping(row.spec)
+            plans[row.container_spec_id] = mapping(row.spec)
         jobs.append(_job(row, plans[row.container_spec_id]))
     return jobs
 
 
 def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
     args = _parsed(row.args)
-    details = _mapping(row.details)
+    details = mapping(row.details)
     exit_code = row.exit_code
     if exit_code is None and isinstance(details.get("ret_code"), int):
         exit_code = details["ret_code"]  # where caliban 0.4 wrote that of a local job
@@ -103,11 +138,11 @@ def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
         group=row.group_name or "",
         experiment_id=row.experiment_id or 0,
         experiment=Experiment(
-            tuple(map(str, args)) if isinstance(args, list) else (), _mapping(row.params)
+            tuple(map(str, args)) if isinstance(args, list) else (), mapping(row.params)
         ),
         container_spec_id=row.container_spec_id or 0,
         container_spec=container_spec,
-        submission=Submission(platform, row.target or "", _mapping(row.payload)),
+        submission=Submission(platform, row.target or "", mapping(row.payload)),
         handle=handle,
         image=row.image,
         outcome=Outcome(
@@ -129,6 +164,7 @@ def _parsed(stored: str | None) -> Any:
         return None
 
 
-def _mapping(stored: str | None) -> Mapping[str, Any]:
+def mapping(stored: str | None) -> Mapping[str, Any]:
+    """A stored JSON object; empty if there is none that can be read."""
     value = _parsed(stored)
     return value if isinstance(value, dict) else {}

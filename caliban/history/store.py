@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from caliban.errors import UsageError
 from caliban.history import rows, schema
@@ -18,29 +19,22 @@ from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submissi
 
 DEFAULT_URL = "sqlite:///~/.caliban/caliban.db"
 
-_SETTLE = (
-    update(schema.jobs)
-    .where(
-        schema.jobs.c.uid == bindparam("of_uid"),
-        *(schema.jobs.c.status.is_distinct_from(each.value) for each in Status if each.is_final),
-    )
-    .values(
-        status=bindparam("new_status"),
-        exit_code=bindparam("new_exit_code"),
-        reason=bindparam("new_reason"),
-        # A platform may no longer say when a job started once it has ended.
-        started=func.coalesce(
-            bindparam("new_started", type_=schema.jobs.c.started.type), schema.jobs.c.started
-        ),
-        finished=bindparam("new_finished"),
-    )
-)
 
-_SET_HANDLE = (
-    update(schema.jobs)
-    .where(schema.jobs.c.uid == bindparam("of_uid"))
-    .values(handle_target=bindparam("new_target"), handle_id=bindparam("new_id"))
-)
+@dataclass(frozen=True)
+class Recorded:
+    """A job that has just been written down.
+
+    Attributes:
+      id: its number.
+      request: what is wanted.
+      submission: what is to be sent.
+      handle: how to find it; None if that is not known yet.
+    """
+
+    id: int
+    request: JobRequest
+    submission: Submission
+    handle: Handle | None
 
 
 class HistoryStore:
@@ -111,8 +105,9 @@ class HistoryStore:
         group: str,
         owner: str,
         container_spec: Mapping[str, Any],
-        jobs: Sequence[tuple[JobRequest, Submission, Handle | None]],
-    ) -> list[int]:
+        requests: Sequence[JobRequest],
+        plan: Callable[[int, JobRequest], tuple[Submission, Handle | None]],
+    ) -> list[Recorded]:
         """Writes down jobs as SUBMITTED, all or none of them.
 
         Args:
@@ -121,37 +116,34 @@ class HistoryStore:
             has already, with the same container spec, gets another job.
           owner: see Job.
           container_spec: the image plan of all of them, as JSON.
-          jobs: what is wanted, what is to be sent, and how to find it if that is known by now.
+          requests: what is wanted.
+          plan: says, for a job's id and what is wanted, what is to be sent and how to find it, if
+            that is known by now. It is called while others wait, and must be quick.
 
         Returns:
-          The ids of the jobs, in their order.
+          The jobs, in the order of the requests.
 
         Raises:
           HistoryError: the database fails, or has a job with one of the uids.
         """
-        if not jobs:
+        if not requests:
             return []
         now = datetime.datetime.now(datetime.UTC)
-        plan = rows.digest(user, container_spec)
+        spec = rows.digest(user, container_spec)
         wanted = [
-            rows.digest(user, group, plan, request.experiment.args, request.experiment.params)
-            for request, _, _ in jobs
-        ]
-        payloads = [rows.to_json(submission.payload) for _, submission, _ in jobs]
-        sent = [
-            rows.digest(experiment, submission.platform, submission.target, payload)
-            for experiment, payload, (_, submission, _) in zip(wanted, payloads, jobs, strict=True)
+            rows.digest(user, group, spec, request.experiment.args, request.experiment.params)
+            for request in requests
         ]
         with self._database.writing() as connection:
             _add_group(connection, user, group, now)
             # On a server the lock makes launches into one group take turns: they insert the same
             # rows, and in another order they would block one another for good.
             group_id = connection.execute(_find_group(user, group).with_for_update()).scalar_one()
-            plan_id = rows.ensure(
+            spec_id = rows.ensure(
                 connection,
                 schema.container_specs,
-                {plan: {"user": user, "created": now, "spec": rows.to_json(container_spec)}},
-            )[plan]
+                {spec: {"user": user, "created": now, "spec": rows.to_json(container_spec)}},
+            )[spec]
             experiment_ids = rows.ensure(
                 connection,
                 schema.experiments,
@@ -159,27 +151,11 @@ class HistoryStore:
                     digest: {
                         "created": now,
                         "group_id": group_id,
-                        "container_spec_id": plan_id,
+                        "container_spec_id": spec_id,
                         "args": rows.to_json(request.experiment.args),
                         "params": rows.to_json(request.experiment.params),
                     }
-                    for digest, (request, _, _) in zip(wanted, jobs, strict=True)
-                },
-            )
-            job_spec_ids = rows.ensure(
-                connection,
-                schema.job_specs,
-                {
-                    digest: {
-                        "created": now,
-                        "experiment_id": experiment_ids[experiment],
-                        "platform": submission.platform,
-                        "target": submission.target,
-                        "payload": payload,
-                    }
-                    for digest, experiment, payload, (_, submission, _) in zip(
-                        sent, wanted, payloads, jobs, strict=True
-                    )
+                    for digest, request in zip(wanted, requests, strict=True)
                 },
             )
             connection.execute(
@@ -191,21 +167,20 @@ class HistoryStore:
                         "owner": owner,
                         "created": now,
                         "experiment_id": experiment_ids[experiment],
-                        "job_spec_id": job_spec_ids[job_spec],
                         "image": request.image,
                         "status": Status.SUBMITTED.value,
-                        "handle_target": handle and handle.target,
-                        "handle_id": handle and handle.id,
                         "reason": "",
                     }
-                    for experiment, job_spec, (request, _, handle) in zip(
-                        wanted, sent, jobs, strict=True
-                    )
+                    for experiment, request in zip(wanted, requests, strict=True)
                 ],
             )
-            uids = [request.uid for request, _, _ in jobs]
-            ids = rows.ids(connection, schema.jobs.c.uid, uids)
-            return [ids[uid] for uid in uids]
+            ids = rows.ids(connection, schema.jobs.c.uid, [each.uid for each in requests])
+            recorded = [
+                Recorded(ids[request.uid], request, *plan(ids[request.uid], request))
+                for request in requests
+            ]
+            _add_job_specs(connection, recorded, [experiment_ids[each] for each in wanted], now)
+            return recorded
 
     def settle(
         self, outcomes: Mapping[str, Outcome], handles: Mapping[str, Handle] | None = None
@@ -239,9 +214,32 @@ class HistoryStore:
         ]
         if known or found:
             with self._database.writing() as connection:
-                for statement, values in ((_SET_HANDLE, found), (_SETTLE, known)):
+                for statement, values in ((rows.SET_HANDLE, found), (rows.SETTLE, known)):
                     if values:
                         connection.execute(statement, values)
+
+    def add_detail(self, uid: str, key: str, value: Any) -> None:
+        """Writes down one more thing about a job: a JSON value, found again in Job.details."""
+        of_job = schema.jobs.c.uid == uid
+        with self._database.writing() as connection:
+            stored = connection.execute(select(schema.jobs.c.details).where(of_job)).scalar()
+            details = rows.to_json({**rows.mapping(stored), key: value})
+            connection.execute(update(schema.jobs).where(of_job).values(details=details))
+
+    def job(self, user: str, number: int) -> Job:
+        """A job of a user.
+
+        Raises:
+          UsageError: the user has no job of that number.
+        """
+        mine = (schema.jobs.c.user == user, schema.jobs.c.id == number)
+        with self._database.reading() as connection:
+            found = rows.read_jobs(connection, rows.JOBS.where(*mine))
+        if not found:
+            raise UsageError(
+                f"{user} has no job {number}", "'caliban status' shows the numbers of the jobs."
+            )
+        return found[0]
 
     def open_jobs(self, user: str, group: str | None = None) -> list[Job]:
         """The jobs of a user, or of one group, that had not ended when they were last heard of.
@@ -309,6 +307,48 @@ def _add_group(connection: Connection, user: str, name: str, now: datetime.datet
         )
     )
     return added.rowcount == 1
+
+
+def _add_job_specs(
+    connection: Connection,
+    jobs: Sequence[Recorded],
+    experiment_ids: Sequence[int],
+    now: datetime.datetime,
+) -> None:
+    """Writes down what will be sent for jobs, and how to find them."""
+    payloads = [rows.to_json(job.submission.payload) for job in jobs]
+    digests = [
+        rows.digest(experiment, job.submission.platform, job.submission.target, payload)
+        for experiment, payload, job in zip(experiment_ids, payloads, jobs, strict=True)
+    ]
+    ids = rows.ensure(
+        connection,
+        schema.job_specs,
+        {
+            digest: {
+                "created": now,
+                "experiment_id": experiment,
+                "platform": job.submission.platform,
+                "target": job.submission.target,
+                "payload": payload,
+            }
+            for digest, experiment, payload, job in zip(
+                digests, experiment_ids, payloads, jobs, strict=True
+            )
+        },
+    )
+    connection.execute(
+        rows.SET_JOB_SPEC,
+        [
+            {
+                "of_id": job.id,
+                "new_job_spec": ids[digest],
+                "new_target": job.handle and job.handle.target,
+                "new_id": job.handle and job.handle.id,
+            }
+            for digest, job in zip(digests, jobs, strict=True)
+        ],
+    )
 
 
 def _find_group(user: str, name: str) -> Select[Any]:

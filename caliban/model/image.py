@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caliban.model.module import Kind, Module
@@ -25,6 +25,13 @@ DEFAULT_BASE_IMAGES: Mapping[Mode, str] = {
 WORKING_DIRECTORY = "/usr/app"
 HOME = "/home/caliban"
 
+# Where a job finds the directory whose files are kept, and the variable that says so.
+OUTPUT = "/output"
+OUTPUT_VARIABLE = "CALIBAN_OUTPUT"
+
+# A file that marks a folder of what jobs have written, which would make each image a new one.
+OUTPUTS_MARK = ".caliban-outputs"
+
 
 @dataclass(frozen=True)
 class ImagePlan:
@@ -40,6 +47,10 @@ class ImagePlan:
       extras: the project's optional sets of dependencies to install.
       apt_packages: packages of the distribution, sorted.
       directories: extra directories to copy, in the order given.
+      live: whether the project is mounted when a container runs, so that the image holds neither
+        the code nor the extra directories.
+      shell: a shell that must be there besides the base image's own: "zsh", or "" for none.
+      jupyter: the requirement of the Jupyter that must be there: "notebook>=7,<8"; "" for none.
     """
 
     mode: Mode
@@ -51,10 +62,19 @@ class ImagePlan:
     extras: tuple[str, ...] = ()
     apt_packages: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
+    live: bool = False
+    shell: str = ""
+    jupyter: str = ""
+
+    def interactive(self, shell: str = "", jupyter: str = "") -> ImagePlan:
+        """The same environment with no code in it, which is mounted: all projects' live image."""
+        return replace(self, module=None, directories=(), live=True, shell=shell, jupyter=jupyter)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON; `from_json` reads it back."""
         module = self.module
+        # Left out where it says nothing: such plans are recorded as they always were.
+        rare = {"live": self.live, "shell": self.shell, "jupyter": self.jupyter}
         return {
             "mode": self.mode.value,
             "base_image": self.base_image,
@@ -66,6 +86,7 @@ class ImagePlan:
             "extras": list(self.extras),
             "apt_packages": list(self.apt_packages),
             "directories": list(self.directories),
+            **{key: value for key, value in rare.items() if value},
         }
 
     @classmethod
@@ -86,4 +107,7 @@ class ImagePlan:
             extras=tuple(value["extras"]),
             apt_packages=tuple(value["apt_packages"]),
             directories=tuple(value["directories"]),
+            live=value.get("live", False),
+            shell=value.get("shell", ""),
+            jupyter=value.get("jupyter", ""),
         )

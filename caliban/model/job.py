@@ -41,6 +41,8 @@ class JobRequest:
       image: reference or id of the image to run.
       group: name of the experiment group.
       index: place of the job in its launch, from 0.
+      output: where the files go that it writes into its output directory: a directory of its own;
+        "" for a job without one.
     """
 
     uid: str
@@ -48,6 +50,7 @@ class JobRequest:
     image: str
     group: str
     index: int
+    output: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Submission:
     platform: str
     target: str
     payload: Mapping[str, Any]
+
+    @property
+    def output(self) -> str:
+        """The directory on this machine that the job writes its files into; "" for none."""
+        return str(self.payload.get("output", ""))
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,8 @@ class Job:
       outcome: what is known of it.
       owner: the process that launched it, see process.identity(); empty when none is needed.
       created: when it was written down (UTC).
-      details: what else caliban 0.4 wrote of it.
+      details: what else is recorded of it: "code", the digest of code that was mounted live; for
+        jobs of caliban 0.4, what that wrote.
     """
 
     id: int

@@ -6,9 +6,10 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+from caliban.model.image import OUTPUT, OUTPUT_VARIABLE
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.platform.base import Backend
 from caliban.process import Child
@@ -35,10 +36,11 @@ class Containers(Protocol):
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of this machine that a container sees, read-only."""
+    """A file or folder of this machine that a container sees, read-only unless it is writable."""
 
     source: str
     target: str
+    writable: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,61 @@ class Options:
 
     Attributes:
       command: argv before the job's own arguments, instead of what the image itself starts.
-      gpus: whether the container gets all GPUs.
+      gpus: arguments of `docker run` that give it the GPUs.
       user: uid:gid that the job runs as.
+      directory: where it starts; "" for where the image says.
       mounts: files that it sees.
-      environment: variables that it finds.
+      scratch: folders that are empty when it starts, anybody's to write, and gone with it.
+      environment: variables that it finds; None for a value that `docker run` takes from its own
+        environment.
       run_args: the user's own arguments for `docker run`, which win over all of these.
       secrets: variables whose values `docker run` finds in its environment, see hide_secrets.
     """
 
     command: tuple[str, ...] = ()
-    gpus: bool = False
+    gpus: tuple[str, ...] = ()
     user: str = ""
+    directory: str = ""
     mounts: tuple[Mount, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    scratch: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str | None], ...] = ()
     run_args: tuple[str, ...] = ()
     secrets: tuple[tuple[str, str], ...] = ()
+
+
+def docker_run(
+    options: Options, name: str, labels: Mapping[str, str], image: str, arguments: Sequence[str]
+) -> list[str]:
+    """Writes the `docker run` of a container.
+
+    Args:
+      options: how it is run.
+      name: its name.
+      labels: by which it is found again, without the "caliban." that they begin with.
+      image: id or name.
+      arguments: those of the job itself, after those of options.command.
+    """
+    command = ["docker", "run", "--name", name]
+    for label, value in labels.items():
+        command += ["--label", f"caliban.{label}={value}"]
+    # Without an init process Python is process 1, and ignores SIGTERM.
+    command += ["--init", "--ipc", "host"]
+    if options.user:
+        command += ["--user", options.user]
+    if options.directory:
+        command += ["--workdir", options.directory]
+    if options.gpus and not _chooses_gpus(options.run_args):
+        command += options.gpus
+    for variable, setting in options.environment:
+        command += ["--env", variable if setting is None else f"{variable}={setting}"]
+    for folder in options.scratch:
+        command += ["--tmpfs", f"{folder}:exec,mode=1777"]
+    for mount in options.mounts:
+        command += ["--mount", _bind(mount)]
+    command += options.run_args
+    if options.command:
+        command += ["--entrypoint", options.command[0]]
+    return [*command, image, *options.command[1:], *arguments]
 
 
 class LocalBackend(Backend):
@@ -76,26 +118,23 @@ class LocalBackend(Backend):
     def plan(self, request: JobRequest) -> Submission:
         """Writes the `docker run` of a job."""
         options = self._options
-        command = ["docker", "run", "--name", f"caliban-{request.uid}"]
-        command += ["--label", f"caliban.uid={request.uid}"]
-        command += ["--label", f"caliban.xgroup={request.group}"]
-        # Without an init process Python is process 1, and ignores SIGTERM.
-        command += ["--init", "--ipc", "host"]
-        if options.user:
-            command += ["--user", options.user]
-        if options.gpus and not _chooses_gpus(options.run_args):
-            command += ["--gpus", "all"]
-        for name, value in (("PYTHONUNBUFFERED", "1"), *options.environment):
-            command += ["--env", f"{name}={value}"]
+        environment: dict[str, str | None] = {"PYTHONUNBUFFERED": "1", **dict(options.environment)}
+        mounts = options.mounts
+        payload: dict[str, Any] = {}
+        if request.output:
+            environment[OUTPUT_VARIABLE] = OUTPUT
+            mounts = (*mounts, Mount(request.output, OUTPUT, writable=True))
+            payload["output"] = request.output
         # Named only: `docker run` takes their values, the terminal's size, from its environment.
-        command += ["--env", "COLUMNS", "--env", "LINES"]
-        for mount in options.mounts:
-            command += ["--mount", _bind(mount)]
-        command += options.run_args
-        if options.command:
-            command += ["--entrypoint", options.command[0]]
-        command += [request.image, *options.command[1:], *request.experiment.flags()]
-        return Submission(NAME, self.target, {"command": command})
+        environment |= {"COLUMNS": None, "LINES": None}
+        command = docker_run(
+            replace(options, environment=tuple(environment.items()), mounts=mounts),
+            f"caliban-{request.uid}",
+            {"uid": request.uid, "xgroup": request.group},
+            request.image,
+            request.experiment.flags(),
+        )
+        return Submission(NAME, self.target, {"command": command, **payload})
 
     def handle(self, submission: Submission) -> Handle:
         """Where the job of a submission will be found: the name of its container."""
@@ -106,7 +145,7 @@ class LocalBackend(Backend):
         """Starts the container. Its name is made from the uid, and the engine takes a name once."""
         handle = self.handle(submission)
         self._children[handle] = self._containers.start(
-            submission.payload["command"], {**_terminal_size(), **dict(self._options.secrets)}
+            submission.payload["command"], {**terminal_size(), **dict(self._options.secrets)}
         )
         return handle
 
@@ -181,16 +220,21 @@ def _chooses_gpus(run_args: Sequence[str]) -> bool:
     )
 
 
+# What a field of CSV holds only in quotes.
+_SPECIAL = frozenset(',"\r\n')
+
+
 def _bind(mount: Mount) -> str:
     """The value of --mount, which `docker run` reads as a line of CSV."""
-    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}", "readonly"]
+    fields = ["type=bind", f"source={mount.source}", f"target={mount.target}"]
+    if not mount.writable:
+        fields.append("readonly")
     return ",".join(
-        '"' + field.replace('"', '""') + '"' if set(field) & {",", '"'} else field
-        for field in fields
+        '"' + field.replace('"', '""') + '"' if _SPECIAL & set(field) else field for field in fields
     )
 
 
-def _terminal_size() -> dict[str, str]:
+def terminal_size() -> dict[str, str]:
     """The size of the terminal, so that a job's bars and tables fit it; empty without one."""
     try:
         size = os.get_terminal_size(2)

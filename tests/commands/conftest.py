@@ -44,6 +44,9 @@ for flag in arguments:
         signal.signal(signal.SIGTERM, terminate)
     elif flag == "--eat":
         eaten = bytearray(int(next(arguments)) << 20)
+    elif flag == "--keep":
+        with open(os.path.join(os.environ["CALIBAN_OUTPUT"], "kept"), "a") as file:
+            print(next(arguments), file=file)
     elif flag == "--env":
         print(os.environ.get(next(arguments)))
     elif flag == "--frames":

@@ -118,45 +118,66 @@ class Somebody(Protocol):
     ) -> subprocess.CompletedProcess[str]: ...
 
 
+@dataclass(frozen=True)
+class Others:
+    """How programs are run as other users, who may use Docker.
+
+    Attributes:
+      python: an interpreter that they may use, and that has what caliban needs.
+      groups: those that every user is in.
+      search: where it finds caliban.
+    """
+
+    python: str
+    groups: list[int]
+    search: str
+
+    def options(self, uid: int) -> dict[str, Any]:
+        """The options of subprocess.run that make a program run as the user with this number."""
+        # Settings of Docker that they can't read would be warned of.
+        kept = {name: value for name, value in os.environ.items() if name != "DOCKER_CONFIG"}
+        env = {**kept, "PYTHONPATH": self.search, "PYTHONDONTWRITEBYTECODE": "1"}
+        return {"user": uid, "group": uid, "extra_groups": self.groups, "env": env}
+
+
 @pytest.fixture
-def somebody(engine: Engine, workshop: Workshop) -> Somebody:
-    """Runs caliban as another user, who may use Docker."""
+def others(engine: Engine, workshop: Workshop) -> Others:
+    """Other users."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
     socket = Path(engine.host.removeprefix("unix://"))
     groups = [socket.stat().st_gid] if stat.S_ISSOCK(socket.stat().st_mode) else []
     search = f"{Path(__file__).parents[2]}:{sysconfig.get_path('purelib')}"
 
-    def start(uid: int, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            args,
-            user=uid,
-            group=uid,
-            extra_groups=groups,
-            env={**os.environ, "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
-            | options.pop("env", {}),
-            capture_output=True,
-            text=True,
-            check=False,
-            **options,
-        )
-
     def interpreter() -> str:
         """One that others may use as well, which that of root's home directory is not."""
         for name in (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin")):
             modules = "import caliban.main, absl, docker, sqlalchemy, schema, tqdm, yaml"
+            if name is None:
+                continue
+            options = Others(name, groups, search).options(12345)
             try:
-                if name and start(12345, name, "-c", modules, cwd="/").returncode == 0:
-                    return name
+                tried = subprocess.run([name, "-c", modules], cwd="/", check=False, **options)
             except PermissionError:
                 continue
+            if tried.returncode == 0:
+                return name
         pytest.skip("no Python here can be used by others and has caliban's dependencies")
 
-    python = workshop.once("interpreter", interpreter)
+    return Others(workshop.once("interpreter", interpreter), groups, search)
+
+
+@pytest.fixture
+def somebody(others: Others) -> Somebody:
+    """Runs caliban as another user, who may use Docker."""
 
     def run(uid: int, *args: str, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
-        name = {"HOME": str(home), "USER": f"user{uid}", "LOGNAME": f"user{uid}"}
-        return start(uid, python, "-m", "caliban", *args, cwd=cwd, env=name, timeout=120)
+        options = others.options(uid)
+        options["env"] |= {"HOME": str(home), "USER": f"user{uid}", "LOGNAME": f"user{uid}"}
+        command = [others.python, "-m", "caliban", *args]
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **options
+        )
 
     return run
 

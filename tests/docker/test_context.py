@@ -17,7 +17,7 @@ import pytest
 from caliban.docker import context
 from caliban.docker.dockerfile import CODE, DEPENDENCIES, directory_folder
 from caliban.errors import UsageError
-from caliban.model.image import ImagePlan, Mode
+from caliban.model.image import OUTPUTS_MARK, ImagePlan, Mode
 from caliban.model.module import Kind, Module
 from tests.conftest import Unprivileged
 
@@ -109,6 +109,21 @@ class TestFiles:
         write(Path(plan.directory, "env/pyvenv.cfg"))
         write(Path(plan.directory, "env/lib/module.py"))
         assert not {name for name in names(plan) if name.startswith("env")}
+
+    def test_that_jobs_have_written_are_left_out_unless_they_are_named(
+        self, plan: ImagePlan
+    ) -> None:
+        write(Path(plan.directory, "results", OUTPUTS_MARK))
+        write(Path(plan.directory, "results/night/7/model.ckpt"))
+        assert not {name for name in names(plan) if name.startswith("results")}
+        for named in ("results", "results/night/7"):
+            plan = dataclasses.replace(plan, module=TRAINER, directories=(named,))
+            assert "results/night/7/model.ckpt" in names(plan, folder=directory_folder(0))
+
+    def test_of_a_live_image_are_those_that_declare_the_dependencies(self, plan: ImagePlan) -> None:
+        live = dataclasses.replace(plan, directories=("data",), live=True)
+        assert {file.folder for file in context.files(live)} == {DEPENDENCIES}
+        assert names(live, folder=DEPENDENCIES) == {"requirements.txt"}
 
     def test_that_are_credentials_are_left_out_wherever_they_lie(self, plan: ImagePlan) -> None:
         folder = Path(plan.directory)
@@ -246,6 +261,66 @@ class TestFingerprint:
         assert set(fingerprint(plan)) <= set("0123456789abcdef")
 
 
+def code(plan: ImagePlan) -> str:
+    return context.code_digest(dataclasses.replace(plan, live=True))
+
+
+class TestCodeDigest:
+    @pytest.mark.parametrize("change", OTHER_IMAGE.values(), ids=OTHER_IMAGE)
+    def test_changes_with_the_files(self, plan: ImagePlan, change: str) -> None:
+        before = code(plan)
+        do(plan, change)
+        assert code(plan) != before
+
+    @pytest.mark.parametrize("change", SAME_IMAGE.values(), ids=SAME_IMAGE)
+    def test_does_not_change_with_what_no_image_would_hold(
+        self, plan: ImagePlan, change: str
+    ) -> None:
+        before = code(plan)
+        do(plan, change)
+        assert code(plan) == before
+
+    def test_does_not_depend_on_the_environment_of_the_code(self, plan: ImagePlan) -> None:
+        other = dataclasses.replace(plan, base_image="other", apt_packages=("git",))
+        assert code(plan) == code(other) == context.code_digest(plan)
+        assert code(plan).startswith("sha256:")
+        assert len(code(plan)) == len("sha256:") + 64
+
+    def test_covers_the_directories_to_copy_and_not_what_is_excluded(self, plan: ImagePlan) -> None:
+        plan = dataclasses.replace(plan, module=TRAINER)
+        with_data = dataclasses.replace(plan, directories=("data",))
+        assert code(plan) != code(with_data)
+        key = Path(plan.directory, "data/numbers")
+        without = context.code_digest(with_data, (key,))
+        write(key, "changed")
+        assert context.code_digest(with_data, (key,)) == without
+
+    def test_passes_over_what_goes_while_it_is_read(
+        self, plan: ImagePlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = Path(plan.directory)
+        before = code(plan)
+        for name in ("swap", "temporary/file"):
+            write(folder / name)
+        listed = context.files(plan)
+        shutil.rmtree(folder / "temporary")
+        (folder / "swap").unlink()
+        folders = [file for file in listed if file.name == "temporary"]
+        monkeypatch.setattr(context, "files", lambda *_: [f for f in listed if f not in folders])
+        assert code(plan) == before
+
+    @pytest.mark.parametrize("gone", ["requirements.txt", "trainer"])
+    def test_says_what_it_lacks(self, plan: ImagePlan, gone: str) -> None:
+        plan = dataclasses.replace(plan, module=TRAINER)
+        do(plan, f"rm -r {gone}")
+        with pytest.raises(UsageError) as error:
+            code(plan)
+        assert error.value.message == (
+            f"cannot read {plan.directory}/{gone}, which belongs to the code: "
+            "No such file or directory"
+        )
+
+
 class TestArchive:
     def test_holds_the_dockerfile_and_every_file(self, plan: ImagePlan) -> None:
         stream = io.BytesIO()
@@ -360,6 +435,6 @@ def test_what_cannot_be_read_is_named(unprivileged: Unprivileged, secret: str) -
 
     message, _, hint = unprivileged(attempt).partition("\n")
     named = secret.partition("/")[0]
-    assert message.startswith("cannot copy /")
-    assert message.endswith(f"/{named} into the image: Permission denied")
+    assert message.startswith("cannot read /")
+    assert message.endswith(f"/{named}, which belongs to the code: Permission denied")
     assert ".dockerignore" in hint

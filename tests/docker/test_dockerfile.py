@@ -47,6 +47,18 @@ RUN PATH="$PATH:/opt/uv/bin" && {{ uv --version 2>/dev/null || python3 {PIP_UV} 
 {{ python3 -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && \
 UV_HTTP_TIMEOUT=180 uv pip install --python /opt/venv/bin/python --compile-bytecode \
 --link-mode copy --cache-dir /opt/uv/cache """
+JUPYTER = f"""\
+COPY jupyter/ /opt/
+RUN PATH="$PATH:/opt/uv/bin" && {{ uv --version 2>/dev/null || python3 {PIP_UV} 2>/dev/null || \
+{{ python3 -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && \
+/opt/venv/bin/python -m venv --without-pip /opt/jupyter/venv && \
+UV_HTTP_TIMEOUT=180 uv pip install --python /opt/jupyter/venv/bin/python --compile-bytecode \
+--link-mode copy --cache-dir /opt/uv/cache --override /opt/jupyter/overrides.txt \
+'notebook>=7.4,<8' && \
+UV_HTTP_TIMEOUT=180 /opt/jupyter/venv/bin/python /opt/jupyter/install_kernel.py \
+/opt/venv/bin/python uv pip install --compile-bytecode --link-mode copy \
+--cache-dir /opt/uv/cache && rm -rf /tmp/uv-*.lock && rm -rf /opt/uv/*
+"""
 ENVIRONMENT = "ENV HOME=/home/caliban PYTHONUNBUFFERED=1"
 VENV = (
     " VIRTUAL_ENV=/opt/venv "
@@ -98,6 +110,26 @@ TEXTS = {
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n",
     ),
+    "an image for notebooks": (
+        INTERACTIVE.interactive(jupyter="notebook>=7.4,<8"),
+        f"FROM base\n{HEAD}"
+        f"{PYTHON.format(needed='ensurepip, venv')}"
+        f"{DEPENDENCIES}--requirement pyproject.toml --extra cpu --extra 'a b' "
+        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+        f"{JUPYTER}"
+        f"{ENVIRONMENT}{VENV}\n"
+        "WORKDIR /usr/app\n",
+    ),
+    "an image for notebooks of a project without dependencies": (
+        CODE.interactive(jupyter="notebook>=7.4,<8"),
+        f"FROM base:1\n{HEAD}"
+        f"{PYTHON.format(needed='venv')}"
+        "RUN python3 -c 'import ensurepip' 2>/dev/null || "
+        f"{{ {APT.format('python3 python3-venv ca-certificates')}; }}\n"
+        f"{JUPYTER}"
+        f"{ENVIRONMENT}{VENV}\n"
+        "WORKDIR /usr/app\n",
+    ),
     "everything": (
         FULL,
         f"FROM gcr.io/project/base@sha256:0123\n{HEAD}"
@@ -131,7 +163,8 @@ def test_this_is_the_whole_text_for(plan: ImagePlan, text: str) -> None:
 def test_buildkit_only_keeps_downloads_between_builds(plan: ImagePlan) -> None:
     text = render(plan, buildkit=True)
     mount = "--mount=type=cache,id=caliban-uv,target=/opt/uv,sharing=locked "
-    assert text.count("--mount") == text.count(mount) == bool(plan.requirements or plan.project)
+    steps = bool(plan.requirements or plan.project) + bool(plan.jupyter)
+    assert text.count("--mount") == text.count(mount) == steps
     assert text.replace(mount, "") == render(plan).replace(" && rm -rf /opt/uv/*", "")
 
 

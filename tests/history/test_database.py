@@ -43,7 +43,8 @@ def record(store: HistoryStore, count: int, start: int = 0) -> list[str]:
         "g",
         "",
         {},
-        [(JobRequest(uid, Experiment((), {}), "", "g", 0), submission, None) for uid in uids],
+        [JobRequest(uid, Experiment((), {}), "", "g", 0) for uid in uids],
+        lambda *_: (submission, None),
     )
     return uids
 

@@ -141,6 +141,10 @@ def backups(file: Path) -> list[str]:
     return sorted({path.name for path in file.parent.iterdir()} - {file.name})
 
 
+def planned(_number: int, _request: JobRequest) -> tuple[Submission, None]:
+    return Submission("gke", "", {}), None
+
+
 def test_the_first_migration_makes_the_tables_of_0_4(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/ours.db")
     with database.writing() as connection:
@@ -226,8 +230,8 @@ def test_a_migrated_history_goes_on(old: Path) -> None:
     with HistoryStore.open(f"sqlite:///{old}") as store:
         store.settle({"legacy-30": Outcome(Status.SUCCEEDED), "legacy-31": Outcome(Status.FAILED)})
         request = JobRequest("new", Experiment((), {}), "image", "sweep", 0)
-        ids = store.record("totoro", "sweep", "", {}, [(request, Submission("gke", "", {}), None)])
-        assert ids == [41]
+        recorded = store.record("totoro", "sweep", "", {}, [request], planned)
+        assert [job.id for job in recorded] == [41]
         jobs = {job.id: job for job in store.group_jobs("totoro", "sweep", 0)}
     assert jobs[30].outcome.status is jobs[31].outcome.status is Status.FAILED
     assert jobs[41].experiment_id == 15
@@ -341,8 +345,8 @@ def test_a_database_of_0_4_on_a_server_is_migrated_and_its_tables_stay(postgresq
         assert failed.submission == Submission("local", "", {"x": 1})
         assert unknown.outcome.status is Status.UNKNOWN
         request = JobRequest("new", Experiment((), {}), "image", "sweep", 0)
-        ids = store.record("totoro", "sweep", "", {}, [(request, Submission("gke", "", {}), None)])
-        assert ids == [3]
+        recorded = store.record("totoro", "sweep", "", {}, [request], planned)
+        assert [job.id for job in recorded] == [3]
         with store._database.reading() as connection:
             names = set(inspect(connection).get_table_names())
             kept = connection.execute(text("SELECT count(*) FROM jobs_0_4")).scalar()

@@ -44,8 +44,19 @@ def uids(entries: list[Entry]) -> list[str]:
     return [request.uid for request, _, _ in entries]
 
 
-def record(store: HistoryStore, *entries: Entry, group: str = "g", user: str = "totoro") -> None:
-    store.record(user, group, "", PLAN, entries)
+def record(
+    store: HistoryStore,
+    *entries: Entry,
+    group: str = "g",
+    user: str = "totoro",
+    owner: str = "",
+    plan: Mapping[str, Any] = PLAN,
+) -> list[int]:
+    """Records jobs, and returns their ids."""
+    sent = {request.uid: (submission, handle) for request, submission, handle in entries}
+    requests = [request for request, _, _ in entries]
+    recorded = store.record(user, group, owner, plan, requests, lambda _, each: sent[each.uid])
+    return [job.id for job in recorded]
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ def test_a_job_comes_back_as_it_was_recorded(store: HistoryStore) -> None:
     handle = Handle("vertex", "projects/p", "customJobs/17")
     request = JobRequest("uid-1", experiment, "registry/image@sha256:12", "mushi", 0)
     before = datetime.datetime.now(datetime.UTC)
-    ids = store.record("totoro", "mushi", "host/1/2", PLAN, [(request, submission, handle)])
+    ids = record(store, (request, submission, handle), group="mushi", owner="host/1/2")
     (job,) = store.recent_jobs("totoro", 8)
     assert before <= job.created <= datetime.datetime.now(datetime.UTC)
     assert job.created.tzinfo is datetime.UTC
@@ -94,11 +105,65 @@ def test_a_job_comes_back_as_it_was_recorded(store: HistoryStore) -> None:
 
 def test_the_ids_of_the_jobs_come_in_their_order(store: HistoryStore) -> None:
     entries = sweep(2000)
-    ids = store.record("totoro", "g", "", PLAN, entries)
+    ids = record(store, *entries)
     assert ids == sorted(ids)
     jobs = store.group_jobs("totoro", "g", 0)
     assert [(job.id, job.uid) for job in jobs] == list(zip(ids, uids(entries), strict=True))
-    assert store.record("totoro", "g", "", PLAN, []) == []
+    assert record(store) == []
+
+
+def test_what_will_be_sent_may_depend_on_the_number_of_the_job(store: HistoryStore) -> None:
+    record(store, *sweep(3))
+    requests = [request for request, _, _ in sweep(300)]
+
+    def plan(number: int, request: JobRequest) -> tuple[Submission, Handle]:
+        payload = {"output": f"/results/{number}", "step": request.experiment.params["step"]}
+        return Submission("local", "here", payload), Handle("local", "here", f"job-{number}")
+
+    recorded = store.record("totoro", "g", "", PLAN, requests, plan)
+    assert [each.request for each in recorded] == requests
+    assert [(each.submission, each.handle) for each in recorded] == [
+        plan(each.id, each.request) for each in recorded
+    ]
+    jobs = store.recent_jobs("totoro", 300)
+    assert [job.id for job in jobs] == [each.id for each in recorded]
+    assert [(job.submission, job.handle) for job in jobs] == [
+        (each.submission, each.handle) for each in recorded
+    ]
+    assert [job.submission.output for job in jobs] == [f"/results/{job.id}" for job in jobs]
+
+
+def test_nothing_is_recorded_when_what_will_be_sent_is_not_known(store: HistoryStore) -> None:
+    def plan(number: int, _: JobRequest) -> tuple[Submission, None]:
+        if number > 1:
+            raise ValueError("no")
+        return Submission("local", "here", {}), None
+
+    with pytest.raises(ValueError, match="no"):
+        store.record("totoro", "g", "", PLAN, [each[0] for each in sweep(3)], plan)
+    assert store.recent_jobs("totoro", 0) == []
+
+
+def test_details_are_added_to_a_job_one_by_one(store: HistoryStore) -> None:
+    job, other = sweep(2)
+    record(store, job, other)
+    store.add_detail(job[0].uid, "code", "sha256:1")
+    store.add_detail(job[0].uid, "more", {"a": [1, None]})
+    store.add_detail(job[0].uid, "code", "sha256:2")
+    first, second = store.recent_jobs("totoro", 2)
+    assert first.details == {"code": "sha256:2", "more": {"a": [1, None]}}
+    assert second.details == {}
+
+
+def test_a_job_is_found_by_its_number_by_its_user(store: HistoryStore) -> None:
+    first, second = record(store, *sweep(2))
+    assert store.job("totoro", second) == store.recent_jobs("totoro", 1)[0]
+    assert store.job("totoro", first).id == first
+    for user, number in (("mei", first), ("totoro", second + 1)):
+        with pytest.raises(UsageError) as error:
+            store.job(user, number)
+        assert error.value.message == f"{user} has no job {number}"
+        assert "caliban status" in error.value.hint
 
 
 def test_an_experiment_that_is_run_again_has_another_job(store: HistoryStore) -> None:
@@ -119,7 +184,7 @@ def test_all_that_makes_an_experiment_keeps_it_apart(store: HistoryStore) -> Non
     )
     record(store, entry({"a": 1}), group="other")
     record(store, entry({"a": 1}), user="mei")
-    store.record("totoro", "g", "", {**PLAN, "mode": "gpu"}, [entry({"a": 1})])
+    record(store, entry({"a": 1}), plan={**PLAN, "mode": "gpu"})
     jobs = store.recent_jobs("totoro", 0) + store.recent_jobs("mei", 0)
     assert len({job.experiment_id for job in jobs}) == len(jobs) == 10
     assert len({job.container_spec_id for job in jobs}) == 3
@@ -234,7 +299,7 @@ def test_launches_into_one_group_at_one_moment_share_its_experiments(url: str) -
     def launch(number: int) -> int:
         with HistoryStore.open(url) as store:
             entries = sweep(300)
-            return len(store.record("totoro", "g", "", PLAN, entries[:: -1 if number % 2 else 1]))
+            return len(record(store, *entries[:: -1 if number % 2 else 1]))
 
     assert together(4, launch) == [300] * 4
     with HistoryStore.open(url) as store:

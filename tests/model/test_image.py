@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,9 @@ PLANS = st.builds(
     extras=LISTS,
     apt_packages=LISTS,
     directories=LISTS,
+    live=st.booleans(),
+    shell=st.sampled_from(["", "zsh"]),
+    jupyter=TEXTS,
 )
 
 PLAN = ImagePlan(
@@ -61,12 +65,15 @@ def test_this_is_how_a_plan_is_recorded() -> None:
 
 
 def test_everything_about_a_plan_is_recorded() -> None:
-    assert set(PLAN.to_json()) == {field.name for field in dataclasses.fields(ImagePlan)}
+    plan = dataclasses.replace(PLAN, live=True, shell="zsh", jupyter="notebook")
+    assert set(plan.to_json()) == {field.name for field in dataclasses.fields(ImagePlan)}
+    assert {key: plan.to_json()[key] for key in PLAN.to_json()} == PLAN.to_json()
 
 
-def test_the_plan_of_an_interactive_image_has_no_module() -> None:
-    plan = ImagePlan(Mode.CPU, "base", "/project")
-    assert plan.to_json()["module"] is None
+def test_an_interactive_image_has_the_environment_of_the_jobs_and_none_of_the_code() -> None:
+    plan = PLAN.interactive(shell="zsh")
+    code: dict[str, Any] = {"module": None, "directories": ()}
+    assert plan == dataclasses.replace(PLAN, **code, live=True, shell="zsh")
     assert ImagePlan.from_json(plan.to_json()) == plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import socket
 from typing import Any
@@ -59,9 +60,14 @@ def test_this_is_the_whole_command_of_a_plain_job() -> None:
 def test_this_is_the_whole_command_of_a_job_with_everything() -> None:
     assert command(
         command=("python", "-m", "trainer.train"),
-        gpus=True,
+        gpus=("--gpus", "all"),
         user="1234:567",
-        mounts=(Mount("/home/totoro/key.json", "/.creds/credentials.json"), Mount("/a", "/b")),
+        directory="/usr/app",
+        mounts=(
+            Mount("/home/totoro/key.json", "/.creds/credentials.json"),
+            Mount("/a", "/b", writable=True),
+        ),
+        scratch=("/home/caliban",),
         environment=(("GOOGLE_APPLICATION_CREDENTIALS", "/.creds/credentials.json"),),
         run_args=("-v", "/data:/data", "--rm"),
     ) == [
@@ -70,13 +76,15 @@ def test_this_is_the_whole_command_of_a_job_with_everything() -> None:
         *("--label", "caliban.xgroup=night"),
         *("--init", "--ipc", "host"),
         *("--user", "1234:567"),
+        *("--workdir", "/usr/app"),
         *("--gpus", "all"),
         *("--env", "PYTHONUNBUFFERED=1"),
         *("--env", "GOOGLE_APPLICATION_CREDENTIALS=/.creds/credentials.json"),
         *("--env", "COLUMNS", "--env", "LINES"),
+        *("--tmpfs", "/home/caliban:exec,mode=1777"),
         "--mount",
         "type=bind,source=/home/totoro/key.json,target=/.creds/credentials.json,readonly",
-        *("--mount", "type=bind,source=/a,target=/b,readonly"),
+        *("--mount", "type=bind,source=/a,target=/b"),
         *("-v", "/data:/data", "--rm"),
         *("--entrypoint", "python"),
         "sha256:feed",
@@ -87,7 +95,8 @@ def test_this_is_the_whole_command_of_a_job_with_everything() -> None:
 
 def test_planning_asks_nobody_and_gives_the_same_each_time() -> None:
     # There is no engine at HOST.
-    assert backend(gpus=True).plan(REQUEST) == backend(gpus=True).plan(REQUEST)
+    gpus = ("--gpus", "all")
+    assert backend(gpus=gpus).plan(REQUEST) == backend(gpus=gpus).plan(REQUEST)
 
 
 def test_arguments_of_the_user_come_last_and_so_win_over_calibans() -> None:
@@ -114,14 +123,26 @@ def test_arguments_of_the_user_come_last_and_so_win_over_calibans() -> None:
 def test_all_gpus_are_given_unless_the_user_chooses(
     run_args: tuple[str, ...], all_gpus: bool
 ) -> None:
-    words = command(gpus=True, run_args=run_args)
-    assert ("--gpus all" in " ".join(words)) is all_gpus
-    assert "--gpus all" not in " ".join(command(gpus=False, run_args=run_args))
+    words = command(gpus=("--device", "nvidia.com/gpu=every"), run_args=run_args)
+    assert ("nvidia.com/gpu=every" in words) is all_gpus
 
 
 @pytest.mark.parametrize(
     "source",
-    ["/plain", "/with space", "/a,b", '/say "hi"', "/a=b", "/it's", '/",', "/ünï", "/readonly"],
+    [
+        *(
+            "/plain",
+            "/with space",
+            "/a,b",
+            '/say "hi"',
+            "/a=b",
+            "/it's",
+            '/",',
+            "/ünï",
+            "/readonly",
+        ),
+        *("/new\nline", "/return\r"),
+    ],
 )
 def test_a_mount_names_any_file(source: str) -> None:
     words = command(mounts=(Mount(source, "/t"),))
@@ -158,6 +179,18 @@ def test_an_image_that_is_used_as_it_is_gets_the_command(
 ) -> None:
     flags = REQUEST.experiment.flags()
     assert command(command=given)[-len(words) - len(flags) :] == [*words, *flags]
+
+
+def test_the_output_directory_of_a_job_is_its_own_and_the_user_learns_where_it_is() -> None:
+    request = dataclasses.replace(REQUEST, output="/home/totoro/results/night/7")
+    environment = (("CALIBAN_OUTPUT", "/elsewhere"),)
+    planned = backend(mounts=(Mount("/a", "/b"),), environment=environment).plan(request)
+    words = planned.payload["command"]
+    assert words[words.index("CALIBAN_OUTPUT=/output") - 1] == "--env"
+    assert words.count("--mount") == 2
+    assert "type=bind,source=/home/totoro/results/night/7,target=/output" in words
+    assert planned.output == "/home/totoro/results/night/7"
+    assert backend().plan(REQUEST).output == ""
 
 
 def test_a_job_is_found_by_the_name_of_its_container() -> None:

@@ -1,0 +1,80 @@
+"""Where the files of jobs go on this machine: DIR/GROUP/JOB, to each job a directory of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from caliban.errors import CalibanError
+from caliban.model.image import OUTPUTS_MARK
+
+_MARK = """\
+Jobs have written what is in this directory, see `caliban run --output`. As long as this file is
+here, no image gets a copy of it, unless --dir names it.
+"""
+
+# How many bytes of a group's name are used; file systems take 255.
+_LONGEST = 200
+
+
+def group_directory(directory: Path, group: str) -> Path:
+    """Where the directories of a group's jobs are.
+
+    Two groups may share it: it is by their numbers that jobs are told apart.
+
+    Args:
+      directory: what --output names.
+      group: name of the experiment group, which need not be fit for a path.
+    """
+    name = os.fsencode(group.replace("/", "_"))[:_LONGEST].decode(errors="ignore")
+    return directory / (f"_{name}" if name in (".", "..") else name)
+
+
+@dataclass(frozen=True)
+class GroupOutputs:
+    """The outputs of a group's jobs.
+
+    Attributes:
+      directory: see group_directory.
+      taken: the names of what is in it already.
+    """
+
+    directory: Path
+    taken: Collection[str] = ()
+
+    @classmethod
+    def find(cls, directory: Path, group: str) -> Self:
+        """Looks up those of a group below the directory that --output names."""
+        path = group_directory(directory, group)
+        try:
+            return cls(path, frozenset(each.name for each in path.iterdir()))
+        except OSError:
+            return cls(path)  # not there; if it is something else, `make` tells
+
+    def of_job(self, number: int, uid: str) -> Path:
+        """The directory of a job, which does not exist yet."""
+        name = str(number)
+        # Only another history can have had a job of this number in this group.
+        return self.directory / (f"{name}-{uid[:6]}" if name in self.taken else name)
+
+
+def make(path: Path) -> None:
+    """Makes the directory of a job, and marks what has been made as outputs.
+
+    Raises:
+      CalibanError: it cannot be made, or is there already.
+    """
+    try:
+        new = path
+        while not new.parent.exists():
+            new = new.parent
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+        # A directory that was there before may hold anything, so that none such is marked.
+        if not any((each / OUTPUTS_MARK).exists() for each in new.parents):
+            (new / OUTPUTS_MARK).write_text(_MARK)
+    except OSError as error:
+        raise CalibanError(f"cannot make the output directory {path}: {error.strerror}") from None

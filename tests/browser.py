@@ -1,0 +1,73 @@
+"""Headless Chromium, and Jupyter as its users see it."""
+
+from __future__ import annotations
+
+import shutil
+from types import TracebackType
+
+from playwright.sync_api import Page, sync_playwright
+
+# How long something may take on a busy machine, in seconds.
+_PATIENCE = 120
+
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def program() -> str | None:
+    """Where Chromium is, if it is on PATH."""
+    return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+class Browser:
+    """A Chromium that has never been anywhere."""
+
+    def __init__(self, executable: str) -> None:
+        self._playwright = sync_playwright().start()
+        self._chromium = self._playwright.chromium.launch(executable_path=executable)
+        self._context = self._chromium.new_context()
+        self._context.set_default_timeout(_PATIENCE * 1000)
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._chromium.close()
+        self._playwright.stop()
+
+    def run_cell(self, url: str, code: str) -> str:
+        """Opens Jupyter, makes a notebook, runs a cell, saves, and returns what the cell printed.
+
+        Args:
+          url: as `caliban notebook` prints it.
+          code: which prints something.
+        """
+        page = self._context.new_page()
+        page.goto(url)
+        page = self._new_notebook(page)
+        # As long as there is no kernel, a cell that is run does nothing.
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
+        page.locator(".jp-CodeCell .cm-content").first.click()
+        page.keyboard.insert_text(code)
+        page.keyboard.press("Shift+Enter")
+        # It has a star as long as it runs.
+        page.locator(".jp-CodeCell .jp-InputPrompt", has_text="[1]:").wait_for()
+        output = page.locator(".jp-CodeCell .jp-OutputArea-output").first
+        output.wait_for()
+        page.keyboard.press("Control+s")
+        if "/lab" in page.url:  # it asks for a name
+            page.get_by_role("button", name="Rename and Save").click()
+        return output.inner_text()
+
+    def _new_notebook(self, page: Page) -> Page:
+        if "/lab" in page.url:
+            page.locator(".jp-LauncherCard[data-category=Notebook]", has_text="Python 3").click()
+            return page
+        page.get_by_text("New", exact=True).click()
+        with self._context.expect_page() as opened:
+            page.get_by_text("Python 3 (ipykernel)").click()
+        return opened.value
