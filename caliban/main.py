@@ -50,6 +50,9 @@ def guarded(program: str, action: Callable[[], int]) -> int:
         _report(program, error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            if sys.stderr.isatty():
+                sys.stderr.write("\n")  # the cursor stands behind "^C", or what was being shown
         _report(program, "interrupted")
         return INTERRUPTED
     except OSError as error:
@@ -71,10 +74,12 @@ def guarded(program: str, action: Callable[[], int]) -> int:
 
 
 def _prepare_streams() -> None:
-    """Makes stdout and stderr take anything, also where the caller closed them (`>&-`)."""
+    """Makes stdout and stderr take anything, also where the caller closed them (`>&-`, `<&-`)."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the whole process
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     # Arguments may be bytes that are no text, or letters that the locale lacks. As results they go
     # out as they came in; on stderr, Python escapes them.
     if isinstance(sys.stdout, io.TextIOWrapper):

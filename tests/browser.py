@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from types import TracebackType
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 # How long something may take on a busy machine, in seconds.
 _PATIENCE = 120
@@ -49,19 +50,30 @@ class Browser:
         page = self._context.new_page()
         page.goto(url)
         page = self._new_notebook(page)
-        # As long as there is no kernel, a cell that is run does nothing.
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
         page.locator(".jp-CodeCell .cm-content").first.click()
         page.keyboard.insert_text(code)
-        page.keyboard.press("Shift+Enter")
-        # It has a star as long as it runs.
-        page.locator(".jp-CodeCell .jp-InputPrompt", has_text="[1]:").wait_for()
+        self._execute(page)
         output = page.locator(".jp-CodeCell .jp-OutputArea-output").first
         output.wait_for()
         page.keyboard.press("Control+s")
         if "/lab" in page.url:  # it asks for a name
             page.get_by_role("button", name="Rename and Save").click()
         return output.inner_text()
+
+    def _execute(self, page: Page) -> None:
+        """Runs the cell that has the cursor, and waits until it has a number, after its end.
+
+        As long as its kernel is not there, or if JupyterLab replaces that by another one, which it
+        does now and then, nothing happens, and a user would try again.
+        """
+        prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+        for _ in range(_PATIENCE // 5):
+            page.keyboard.press("Control+Enter")
+            try:
+                expect(prompt).to_have_text(re.compile(r"\[\d"), timeout=5000)
+                break
+            except AssertionError:
+                page.locator(".jp-CodeCell .cm-content").first.click()
 
     def _new_notebook(self, page: Page) -> Page:
         if "/lab" in page.url:

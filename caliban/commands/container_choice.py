@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from caliban.docker import identity, private
 from caliban.docker.containers import Containers
 from caliban.docker.engine import Engine
 from caliban.docker.identity import ADC_PATH, AccountFile, Credentials
+from caliban.docker.run_args import options as docker_options
 from caliban.errors import EngineError, UsageError
 from caliban.model.image import HOME, OUTPUT, WORKING_DIRECTORY, ImagePlan, Mode
 from caliban.platform import outputs
@@ -22,9 +22,6 @@ from caliban.platform.local import Mount, Options, hide_secrets
 
 # Arguments of `docker run` that would take a container out of caliban's sight.
 _REFUSED = ("--name", "--detach", "--cidfile", "--restart")
-
-# Short flags written as one word, of which one detaches: "-itd".
-_DETACHES = re.compile(r"-[itPq]*d[itPq]*")
 
 
 @dataclass(frozen=True)
@@ -295,22 +292,27 @@ def split(run_args: str) -> tuple[str, ...]:
       UsageError: it can't be split, or holds what caliban must decide.
     """
     try:
-        words = tuple(shlex.split(run_args))
+        words = shlex.split(run_args)
     except ValueError as error:
         raise UsageError(f"--docker_run_args cannot be read: {error}: {run_args}") from None
-    if (words and not words[0].startswith("-")) or {"--help", "-h", "--"} & set(words):
-        raise UsageError(
-            f"--docker_run_args must hold options of `docker run` and their values: {run_args}",
-            "The image and the command are caliban's affair.",
-        )
-    for word in words:
-        if word.partition("=")[0] in _REFUSED or _DETACHES.fullmatch(word):
-            raise UsageError(
-                f"--docker_run_args must not hold '{word}'",
-                "caliban names, follows and removes the containers itself.",
-            )
-    # Without --rm the container is there until its outcome is safe, and then it is removed anyway.
-    return tuple(word for word in words if word not in ("--rm", "--rm=true"))
+    kept: list[str] = []
+    for option in docker_options(words):
+        for name in option.names:
+            if name in ("", "--help"):
+                raise UsageError(
+                    "--docker_run_args must hold options of `docker run` and their values, and "
+                    f"'{option.words[0]}' is neither: {run_args}",
+                    "The image and the command are caliban's affair.",
+                )
+            if name in _REFUSED:
+                raise UsageError(
+                    f"--docker_run_args must not hold '{option.words[0]}'",
+                    "caliban names, follows and removes the containers itself.",
+                )
+        # Without it the container is there until its outcome is safe, and is removed then.
+        if option.names != ("--rm",):
+            kept += option.words
+    return tuple(kept)
 
 
 def _arrow(mount: Mount) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, process, terminal
+from caliban import flags, terminal
 from caliban.errors import INTERRUPTED, CalibanError, Problems, UsageError
 from caliban.interrupt import Interruption
 
@@ -182,6 +182,7 @@ class _Jupyter:
     def command(self, port: int, name: str) -> list[str]:
         """The `docker run` of the server."""
         from caliban.docker import jupyter, shell
+        from caliban.docker.containers import attended_labels
         from caliban.platform.local import docker_run
 
         address = "127.0.0.1" if self.shares_network else "0.0.0.0"
@@ -192,7 +193,7 @@ class _Jupyter:
             command=jupyter.command(self.lab, port, address, terminals),
             run_args=(*publish, *self.options.run_args),
         )
-        return docker_run(options, name, {"owner": process.identity()}, self.image, ())
+        return docker_run(options, name, attended_labels(), self.image, ())
 
 
 class _Service:
@@ -266,7 +267,7 @@ class _Service:
         wishes = self._interruption.count or int(self._output.lost is not None)
         if wishes:
             self._stop(wishes)
-        elif not self._answers and jupyter.answers(self._port):
+        elif not self._answers and jupyter.answers(self._port, self._token):
             self._answers = True
             self._greet()
         elif not self._answers and time.monotonic() > self._worry_at:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, process, terminal
+from caliban import flags, terminal
 from caliban.errors import INTERRUPTED, CalibanError, Problems, UsageError
 from caliban.interrupt import Interruption
 
@@ -295,10 +295,11 @@ def _attend(wanted: _Wanted, containers: Containers, container: ContainerChoice,
     Raises:
       CalibanError: it could not be started.
     """
+    from caliban.docker.containers import attended_labels
     from caliban.platform.local import docker_run
 
     name = f"caliban-shell-{uuid.uuid4().hex[:12]}"
-    command = docker_run(container.options, name, {"owner": process.identity()}, image, ())
+    command = docker_run(container.options, name, attended_labels(), image, ())
     with Interruption() as interruption:
         outcome = containers.attach(
             command,
@@ -334,8 +335,6 @@ def _exit_code(outcome: Outcome) -> int:
         if _TOO_EARLY.search(reason):
             terminal.note("The shell was interrupted before it began.")
             return INTERRUPTED
-        if reason == "no container":  # without a terminal, docker itself has spoken
-            raise CalibanError("the shell could not be started", "What docker says stands above.")
         raise CalibanError(f"the shell could not be started: {reason}")
     return outcome.exit_code
 

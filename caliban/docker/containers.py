@@ -15,6 +15,7 @@ from typing import Any
 from caliban import process, terminal
 from caliban.docker.engine import Engine
 from caliban.errors import EngineError
+from caliban.interrupt import Interruption
 from caliban.model.job import Outcome, Status
 
 STDOUT, STDERR = 1, 2
@@ -25,14 +26,25 @@ _KEPT = 4096
 # Label of a container that somebody works in: the process that attends to it, see process.identity.
 OWNER = "caliban.owner"
 
+# Label with the number of the user whose container it is: what others left is their affair.
+_USER = "caliban.user"
+
 # How long a shell has to go, in seconds.
 _FAREWELL = 3.0
 
-# How long an engine takes at most to make a container for a `docker run` that has gone, in seconds.
-_AFTERMATH = 3.0
+# How long an interruption waits for a container that is being made, in seconds.
+_MAKING = 20.0
+
+# What `docker run` shares with `docker start`, and not with `docker create`.
+_START_FLAGS = ("--detach-keys", "--sig-proxy")
 
 # How often something that waits looks up, in seconds.
 _TICK = 0.2
+
+
+def attended_labels() -> dict[str, str]:
+    """The labels of a container that this process attends to, see platform.local.docker_run."""
+    return {"owner": process.identity(), "user": str(os.getuid())}
 
 
 class Containers:
@@ -104,9 +116,10 @@ class Containers:
         """Lets the user work in a container until it ends, and removes it.
 
         Args:
-          command: a `docker run` that stays in the foreground.
+          command: a `docker run` that stays in the foreground. The container is made first, and
+            started in a second step: so it is known, at any time, whether there is one to remove.
           name: name of the container.
-          environment: variables for `docker run`, which passes on those that its --env names.
+          environment: variables for docker, which passes on those that its --env names.
           wants_end: asked several times a second; once it is true, the container has to end.
           has_terminal: whether the container has one. All that comes over stderr is then docker's
             own: it is part of the outcome, or shown at the end. Otherwise it has been seen.
@@ -118,16 +131,19 @@ class Containers:
         Raises:
           EngineError: the engine doesn't answer any more.
         """
+        create, start = _in_two_steps(command, name)
         try:
-            with process.attach(command, environment, keep_stderr=has_terminal) as child:
+            code, said = _make(create, environment, wants_end)
+            if code != 0 or wants_end():
+                return _outcome_without_container(code, said.decode(errors="replace"))
+            with process.attach(start, environment, keep_stderr=has_terminal) as child:
                 while not process.ended(child, _TICK) and not wants_end():
                     pass
                 outcome = self._hang_up(name)
-                said = b""
                 if child.stderr and process.ended(child, _TICK):
                     said = child.stderr.read().strip()
         finally:
-            self._remove_soon(name, patient=wants_end())
+            self.remove(name)
         if outcome is None or not outcome.status.is_final:
             return _outcome_without_container(child.returncode, said.decode(errors="replace"))
         if outcome.started and said:
@@ -152,14 +168,6 @@ class Containers:
                 break
         return outcome
 
-    def _remove_soon(self, name: str, patient: bool) -> None:
-        """Removes a container, also one that an interrupted `docker run` has just asked for."""
-        for _ in range(round(_AFTERMATH / _TICK) if patient else 0):
-            if self.outcomes([name]):
-                break
-            time.sleep(_TICK)
-        self.remove(name)
-
     def find_program(self, image: str, program: str) -> str:
         """Where an image has a program, by its PATH; "" if it has none of that name.
 
@@ -174,7 +182,10 @@ class Containers:
         client, labels = self._engine.client, {OWNER: process.identity()}
         try:
             with self._engine.errors(f"looking into the image {image}"):
-                client.create_container(image, ["true"], name=name, labels=labels)
+                with Interruption() as interruption:  # or it might be made after its removal
+                    client.create_container(image, ["true"], name=name, labels=labels)
+                if interruption.count:
+                    raise KeyboardInterrupt
                 variables = client.inspect_container(name)["Config"]["Env"] or []
                 path = next((each[5:] for each in variables if each.startswith("PATH=")), "")
                 # Nearly always in the first; each look takes some 50 ms.
@@ -196,7 +207,8 @@ class Containers:
         """
         running = []
         with self._engine.errors("looking for containers that were left behind"):
-            found = self._engine.client.containers(all=True, filters={"label": OWNER})
+            mine = [OWNER, f"{_USER}={os.getuid()}"]
+            found = self._engine.client.containers(all=True, filters={"label": mine})
         for each in found:
             name = each["Names"][0].removeprefix("/")
             if process.is_alive(each["Labels"][OWNER]) is False:
@@ -249,6 +261,35 @@ class Containers:
         """What a container has printed, both streams in the order of their lines."""
         with self._engine.errors(f"reading the output of the container {name}"):
             yield from self._engine.client.logs(name, stream=True, follow=follow)
+
+
+def _in_two_steps(command: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """Splits a `docker run` into the `docker create` and the `docker start` of its container."""
+    create, start = ["docker", "create"], ["docker", "start", "--attach", "--interactive"]
+    words = iter(command[2:])
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag not in _START_FLAGS:
+            create.append(word)
+        elif flag == "--detach-keys" and not equals:
+            start += [word, next(words, "")]
+        else:
+            start.append(word)
+    return create, [*start, name]
+
+
+def _make(
+    create: Sequence[str], environment: Mapping[str, str], wants_end: Callable[[], bool]
+) -> tuple[int, bytes]:
+    """Runs a `docker create`; returns its exit code, and what it said on stderr."""
+    patience = round(_MAKING / _TICK)
+    # In a session of its own, out of reach of ^C: it would go, and the engine would go on.
+    with process.start(create, environment=environment) as child:
+        while not process.ended(child, _TICK) and patience:
+            patience -= wants_end()
+        ended = child.poll() is not None
+        said = child.stderr.read().strip() if ended and child.stderr else b""
+    return child.returncode, said
 
 
 def _pump(

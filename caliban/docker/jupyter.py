@@ -158,15 +158,14 @@ def is_conflict(reason: str) -> bool:
     return "port is already allocated" in reason or "address already in use" in reason
 
 
-def answers(port: int) -> bool:
-    """Whether an HTTP server answers on this machine, whatever it says."""
+def answers(port: int, token: str) -> bool:
+    """Whether a Jupyter answers on this machine that this token opens, and not another server."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     with contextlib.closing(connection):
         try:
-            connection.request("GET", "/api")
-            connection.getresponse()
+            connection.request("GET", "/api/status", headers={"Authorization": f"token {token}"})
+            return connection.getresponse().status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
-    return True

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -215,9 +216,11 @@ def test_a_port_that_only_the_engine_knows_to_be_taken_is_passed_over(
         first: int = taken.getsockname()[1]
         monkeypatch.setattr(jupyter, "FIRST_PORT", first)
         monkeypatch.setattr(jupyter, "is_taken", lambda port: False)
+        token = "0" * 48
+        monkeypatch.setattr(secrets, "token_hex", lambda _: token)
 
         def stop() -> None:
-            wait_for(lambda: jupyter.answers(first + 1), 120)
+            wait_for(lambda: jupyter.answers(first + 1, token), 120)
             time.sleep(1)  # by then, the address has been printed
             docker("stop", *containers(workshop))
 

@@ -98,7 +98,7 @@ def test_a_port_is_taken_while_somebody_listens_and_free_right_after() -> None:
         listener.listen()
         port = listener.getsockname()[1]
         assert jupyter.is_taken(port)
-        assert not jupyter.answers(8)  # where nobody listens
+        assert not jupyter.answers(8, "")  # where nobody listens
         # A connection that has ended must not hold it.
         with socket.create_connection(("127.0.0.1", port)):
             listener.accept()[0].close()

@@ -82,6 +82,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
+def running(workshop: Workshop) -> str:
+    """The one container that runs, which the engine may list after its first output has come."""
+    wait_until(lambda: len(workshop.containers()) == 1)
+    return workshop.containers()[0]
+
+
 def leave(screen: Screen, code: int) -> None:
     """Checks that the shell has ended with this code, and left the terminal in order."""
     screen.shows(rf"^host {code}>$")
@@ -274,7 +280,7 @@ def test_a_container_that_somebody_removes_takes_the_shell_with_it(
 ) -> None:
     opened = screen(project)
     open_shell(opened)
-    (container,) = workshop.containers()
+    container = running(workshop)
     docker("rm", "--force", container)
     opened.shows(r"^The container was removed while the shell ran in it\.$")
     leave(opened, 137)
@@ -286,7 +292,7 @@ def test_a_shell_whose_caliban_was_killed_is_named_and_later_removed(
     killed, after = screen(project), screen(project)
     open_shell(killed)
     os.kill(caliban_in(killed), signal.SIGKILL)
-    (container,) = workshop.containers()
+    container = running(workshop)
     open_shell(after)
     left = after.shows(r"^warning: (\S+) still runs, though its caliban has gone: docker rm -f \1$")
     assert docker("inspect", "--format", "{{.Id}}", left[1]).startswith(container)

@@ -6,7 +6,8 @@ _caliban_settle() {
   local name
   # Programs of the image come before those of the home directory.
   [[ $PATH == "$_caliban_path" ]] || PATH=$_caliban_path:$PATH
-  unalias python python3 2>/dev/null || :
+  unalias python python3 pip pip3 2>/dev/null || :
+  unset -f python python3 pip pip3 2>/dev/null || :
   for name in $_caliban_names; do
     # Where the image's packages and your credentials are. Other values lead to what was made for
     # another system, or mean nothing here.
