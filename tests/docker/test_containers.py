@@ -160,3 +160,22 @@ def test_there_is_time_for_something_else_while_a_job_is_silent() -> None:
 def test_what_a_job_leaves_behind_in_the_background_is_read_as_well() -> None:
     written, _ = pump("(sleep 0.3; printf late) & printf early")
     assert written[containers.STDOUT] == b"earlylate"
+
+
+@pytest.mark.parametrize(
+    ("given", "create", "start"),
+    [
+        (["--tty", "image", "bash"], ["--tty", "image", "bash"], []),
+        (["--detach-keys", "ctrl-x", "image"], ["image"], ["--detach-keys", "ctrl-x"]),
+        (["--detach-keys=a,b", "image"], ["image"], ["--detach-keys=a,b"]),
+        (["--sig-proxy=false", "image"], ["image"], ["--sig-proxy=false"]),
+        (["--sig-proxy", "image"], ["image"], ["--sig-proxy"]),
+    ],
+)
+def test_what_is_run_in_two_steps_keeps_all_its_flags(
+    given: list[str], create: list[str], start: list[str]
+) -> None:
+    assert containers._in_two_steps(["docker", "run", *given], "name") == (
+        ["docker", "create", *create],
+        ["docker", "start", "--attach", "--interactive", *start, "name"],
+    )
