@@ -17,12 +17,17 @@ COMMANDS: Mapping[str, str] = {
     "build": "Build the image that `run` would use, and print its id.",
     "run": "Run code in a container on this machine, once or for every experiment of a sweep.",
     "status": "Show jobs and what became of them.",
+    "resubmit": "Run the jobs of an experiment group again that failed or were stopped.",
+    "logs": "Show what jobs have printed, and follow them while they run.",
+    "stop": "Stop jobs that run or wait.",
+    "prune": "Remove images, containers and logs that nobody needs any more.",
 }
 
 DESCRIPTION = "Run research code, unchanged, in containers, and keep a record of every job."
 
-# The value of this option may begin with a dash, which argparse takes for another option.
-_DASHED_VALUE = "--docker_run_args"
+# The values of these options may begin with a dash, which argparse takes for another option. By how
+# each begins: argparse takes any unambiguous beginning of an option's name.
+_DASHED_VALUES = {"--do": "--docker_run_args", "--so": "--sort"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -181,8 +186,8 @@ def _join_dashed_values(words: Sequence[str]) -> list[str]:
     joined: list[str] = []
     rest = iter(words)
     for word in rest:
-        # argparse takes any unambiguous beginning of an option's name.
-        is_option = word.startswith("--do") and _DASHED_VALUE.startswith(word)
+        option = _DASHED_VALUES.get(word[:4], "")
+        is_option = option.startswith(word) and bool(option)
         if is_option and (value := next(rest, None)) is not None:
             joined.append(f"{word}={value}")
         else:

@@ -38,6 +38,10 @@ class EngineError(CalibanError):
     """The Docker engine is not there, or refused what was asked of it."""
 
 
+class EngineAwayError(EngineError):
+    """The Docker engine does not answer at the moment: it may be restarting."""
+
+
 class BuildError(CalibanError):
     """An image could not be built."""
 

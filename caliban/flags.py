@@ -86,6 +86,82 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_job_arguments(parser: argparse.ArgumentParser, which: str) -> None:
+    """Jobs that there are: `Namespace.jobs, xgroup`; see commands.job_choice.
+
+    Args:
+      parser: of the command.
+      which: those of a group that are meant: "the open jobs".
+    """
+    parser.add_argument(
+        "jobs",
+        nargs="*",
+        type=positive_number,
+        metavar="JOB",
+        help="Number of a job, as `caliban status` shows it.",
+    )
+    parser.add_argument(
+        "--xgroup",
+        type=existing_group,
+        metavar="NAME",
+        help=f"In the place of numbers: {which} of this experiment group.",
+    )
+
+
+def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many local jobs run at a time: `Namespace.jobs, gpus_per_job, verbose`."""
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        default=1,
+        help="How many jobs run at a time; 'auto' for one for each core or, in GPU mode, each GPU "
+        "(default: 1).",
+    )
+    parser.add_argument(
+        "--gpus_per_job",
+        type=positive_number,
+        metavar="K",
+        help="Give each job K GPUs that no other job of yours on this machine has; it waits until "
+        "so many are free.",
+    )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="With --jobs: show what the jobs print, each line after the job's number.",
+    )
+
+
+def add_where_argument(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Conditions that jobs must meet: `Namespace.where`; see model.selection.
+
+    Args:
+      parser: of the command.
+      verb: what is done to the jobs that meet them: "Show".
+    """
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"{verb} only jobs that have this value of a flag, or status=FAILED, or the cause of "
+        "failure that `caliban status` numbers so: cause=2. Repeatable: of several values for one "
+        "name, any will do.",
+    )
+
+
+def _jobs(text: str) -> int:
+    """An argparse type: 1, 2, ... or 0 for 'auto'."""
+    return 0 if text == "auto" else positive_number(text)
+
+
+def positive_number(text: str) -> int:
+    """An argparse type: 1, 2, ..."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, found '{text}'")
+    return int(text)
+
+
 def add_container_arguments(parser: argparse.ArgumentParser) -> None:
     """How a local container is run: `Namespace.image_id, docker_run_args`."""
     parser.add_argument(
@@ -130,6 +206,14 @@ def natural_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
     return int(text)
+
+
+def existing_group(text: str) -> str:
+    """An argparse type: the name of a group; an empty one is an unset variable, not all jobs."""
+    name = group_name(text)
+    if name is None:
+        raise argparse.ArgumentTypeError("expected the name of an experiment group, found none")
+    return name
 
 
 def group_name(text: str) -> str | None:

@@ -1,49 +1,29 @@
-"""The use cases: launch jobs and see them through; bring the history up to date."""
+"""The use cases: launch jobs and see them through; go on with those that were left."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
-import shlex
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from caliban import home, process, terminal
-from caliban.errors import CalibanError, EngineError
+from caliban import process
+from caliban.board import Board, Live
+from caliban.errors import UsageError
 from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
-from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.model.job import Handle, Job, JobRequest, Status, Submission
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
+from caliban.runner import Devices, Launched, NoDevices, Runner
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A job that was launched.
-
-    Attributes:
-      id: its number in the history.
-      request: what was wanted.
-      submission: what was sent.
-      handle: how to find it.
-      log: the file that keeps its output.
-      outcome: what became of it.
-    """
-
-    id: int
-    request: JobRequest
-    submission: Submission
-    handle: Handle
-    log: Path
-    outcome: Outcome = field(default=Outcome(Status.SUBMITTED))
 
 
 def open_history() -> HistoryStore:
@@ -57,48 +37,173 @@ def open_history() -> HistoryStore:
     return HistoryStore.open(os.environ.get("CALIBAN_DB_URL") or DEFAULT_URL)
 
 
-def requests(experiments: Iterable[Experiment], image: str, group: str) -> Iterator[JobRequest]:
-    """One request a job, each with a uid of its own."""
+def requests(
+    experiments: Iterable[Experiment], image: str, group: str, settings: Mapping[str, Any]
+) -> Iterator[JobRequest]:
+    """One request a job, each with a uid of its own.
+
+    Args:
+      experiments: one for each job.
+      image: id of the image.
+      group: name of the experiment group.
+      settings: how the jobs are run, see JobRequest.
+    """
     for index, experiment in enumerate(experiments):
-        yield JobRequest(uuid.uuid4().hex[:16], experiment, image, group, index)
+        yield JobRequest(_uid(), experiment, image, group, index, settings)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Jobs that are to run.
+    """Jobs of one image that are to run.
 
     Attributes:
       user: who launches them.
-      group: name of the experiment group; None for a new one.
+      group: name of the experiment group.
       container_spec: what the image was planned to hold.
-      image: id of the image.
-      experiments: one for each job.
+      requests: the jobs.
       output: directory in which each job gets one of its own to write to; None for no such thing.
       code: names the code as it is now, for jobs whose code is not in the image; None if it is.
+      rerun: whether experiments run that have succeeded in this group with this image, or still do.
+      repeats: by the uid of a request, the number of the job that it repeats. What that one and
+        older ones have come to makes no difference.
     """
 
     user: str
-    group: str | None
+    group: str
     container_spec: Mapping[str, Any]
-    image: str
-    experiments: Iterable[Experiment]
+    requests: Sequence[JobRequest]
     output: Path | None = None
     code: Callable[[], str] | None = None
+    rerun: bool = False
+    repeats: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs that have been written down and are to be seen through, and those that need not be.
+
+    Attributes:
+      jobs: with the ones that another caliban has left behind.
+      superfluous: jobs that have succeeded, or that another caliban sees through.
+    """
+
+    jobs: Sequence[Launched]
+    superfluous: Sequence[Job]
+
+
+def record(backend: LocalBackend, store: HistoryStore, wanted: Launch) -> Sweep:
+    """Writes jobs down, all or none of them, before the first one starts.
+
+    An experiment that has a job with the same image in the group that has succeeded, or that
+    another caliban runs, gets no other one, unless `wanted.rerun`. A job whose caliban has died is
+    taken over, be its container there or not.
+
+    Raises:
+      HistoryError: they could not be recorded.
+    """
+    kept = outputs.GroupOutputs.find(wanted.output, wanted.group) if wanted.output else None
+
+    code = wanted.code() if wanted.code and not wanted.rerun else None
+
+    def plan(number: int, request: JobRequest) -> tuple[Submission, Handle]:
+        if kept:
+            request = replace(request, output=str(kept.of_job(number, request.uid)))
+        submission = backend.plan(request)
+        return submission, backend.handle(submission)
+
+    def suffices(request: JobRequest, job: Job) -> bool:
+        is_open = job.outcome.status in (Status.SUBMITTED, Status.RUNNING)
+        is_good = job.outcome.status is Status.SUCCEEDED or (is_open and _can_be_seen(backend, job))
+        is_newer = job.id > wanted.repeats.get(request.uid, 0)
+        is_same = job.image == request.image and _has_code(job, code)
+        return is_good and is_newer and is_same
+
+    recorded, enough = store.record(
+        wanted.user,
+        wanted.group,
+        process.identity(),
+        wanted.container_spec,
+        wanted.requests,
+        plan,
+        None if wanted.rerun else suffices,
+    )
+    jobs = [
+        Launched(job.id, job.request, job.submission, job.handle, wanted.code)
+        for job in recorded
+        if job.handle
+    ]
+    left, superfluous = _take_over(backend, store, enough)
+    return Sweep([*(replace(each, code=wanted.code) for each in left), *jobs], superfluous)
+
+
+def _has_code(job: Job, code: str | None) -> bool:
+    """Whether a job has run, or will run, this code, which is not in its image; None if it is."""
+    if code is None or job.outcome.status is Status.SUBMITTED:
+        return True
+    return job.details.get("code") == code
+
+
+def _can_be_seen(backend: LocalBackend, job: Job) -> bool:
+    """Whether a job is under way elsewhere, or was left behind here, where it can be taken over."""
+    is_here = job.handle is not None and job.handle.target == backend.target
+    return is_here or process.is_alive(job.owner) is not False
+
+
+def _take_over(
+    backend: LocalBackend, store: HistoryStore, jobs: Iterable[Job]
+) -> tuple[list[Launched], list[Job]]:
+    """Takes over open jobs of this engine whose launcher has died; returns them, and the others."""
+    mine: list[Launched] = []
+    others: list[Job] = []
+    for job in {job.uid: job for job in jobs}.values():
+        is_left = not job.outcome.status.is_final and process.is_alive(job.owner) is False
+        is_here = job.handle is not None and job.handle.target == backend.target
+        if (
+            job.handle
+            and is_here
+            and is_left
+            and store.adopt(job.uid, job.owner, process.identity())
+        ):
+            mine.append(_launched(job, job.handle))
+        else:
+            others.append(job)
+    return mine, others
+
+
+def _launched(job: Job, handle: Handle) -> Launched:
+    output = job.submission.output or ""
+    request = JobRequest(job.uid, job.experiment, job.image, job.group, 0, {}, output)
+    return Launched(job.id, request, job.submission, handle, is_left=True)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How jobs are seen through.
+
+    Attributes:
+      workers: how many run at a time.
+      verbose: whether the output of several at a time is shown.
+      devices: which GPUs each gets.
+    """
+
+    workers: int = 1
+    verbose: bool = False
+    devices: Devices = field(default_factory=NoDevices)
 
 
 def run_here(
-    backend: LocalBackend, store: HistoryStore, wanted: Launch
+    backend: LocalBackend, store: HistoryStore, jobs: Sequence[Launched], how: Execution
 ) -> tuple[list[Launched], bool]:
-    """Runs jobs on this machine one after another, and records each outcome as it happens.
+    """Runs recorded jobs on this machine, and records each outcome as it happens.
 
-    Every job is in the history before the first one starts. A failing job does not stop the
-    others. ^C, SIGTERM and SIGHUP stop the running container, and the jobs after it are not
-    started; a second ^C kills it.
+    A failing job does not stop the others. ^C, SIGTERM and SIGHUP stop the running containers, and
+    the jobs after them are not started; a second ^C kills them.
 
     Args:
       backend: the local engine.
       store: the history.
-      wanted: the jobs.
+      jobs: see `record`.
+      how: how they are run.
 
     Returns:
       The jobs with their outcomes, and whether they were interrupted.
@@ -108,124 +213,111 @@ def run_here(
       OSError: the jobs' output could not be written, so that the jobs were stopped.
       EngineError: the engine does not answer any more.
     """
-    group = store.group(wanted.user, wanted.group, _now())
-    kept = outputs.GroupOutputs.find(wanted.output, group) if wanted.output else None
-
-    def plan(number: int, request: JobRequest) -> tuple[Submission, Handle]:
-        if kept:
-            request = replace(request, output=str(kept.of_job(number, request.uid)))
-        submission = backend.plan(request)
-        return submission, backend.handle(submission)
-
-    recorded = store.record(
-        wanted.user,
-        group,
-        process.identity(),
-        wanted.container_spec,
-        list(requests(wanted.experiments, wanted.image, group)),
-        plan,
-    )
-    where = f"; files go to {kept.directory}" if kept else ""
-    terminal.note(f"Experiment group {group}: {count_of_jobs(len(recorded))}{where}")
-    jobs = [
-        Launched(job.id, job.request, job.submission, job.handle, log_path(job.request.uid))
-        for job in recorded
-        if job.handle
-    ]
-    with contextlib.closing(terminal.Output(len(jobs))) as output, Interruption() as interruption:
-        run = _LocalRun(backend, store, output, interruption, len(jobs), wanted.code)
-        ended = [run.job(job) for job in jobs]
-    unstarted = {job.request.uid: job.outcome for job in ended if job.outcome is _NOT_STARTED}
-    store.settle(unstarted)
-    if output.lost is not None and not interruption.count:
-        raise output.lost
+    screen: Board | Live = Live(len(jobs)) if how.workers == 1 else Board(len(jobs), how.verbose)
+    with contextlib.closing(screen), Interruption() as interruption:
+        runner = Runner(backend, store, screen, interruption, how.devices)
+        ended = runner.run(jobs, how.workers)
+    if screen.lost is not None and not interruption.count:
+        raise screen.lost
     return ended, bool(interruption.count)
 
 
-_NOT_STARTED = Outcome(Status.STOPPED, reason="not started")
+def left(store: HistoryStore, user: str, group: str) -> list[Job]:
+    """The newest job of each experiment of a group that has not succeeded.
+
+    Raises:
+      UsageError: the user has no such group, or nothing has been written down in it.
+    """
+    jobs: dict[int, list[Job]] = {}
+    for job in store.group_jobs(user, group, 0):
+        jobs.setdefault(job.experiment_id, []).append(job)
+    if not jobs:
+        raise UsageError(
+            f"experiment group '{group}' has no jobs: caliban ended before it had recorded any",
+            "Run what was run with --xgroup once more.",
+        )
+    return [
+        each[-1]
+        for each in jobs.values()
+        if all(job.outcome.status is not Status.SUCCEEDED for job in each)
+    ]
 
 
-@dataclass(frozen=True)
-class _LocalRun:
-    """Runs the jobs of one launch one after another."""
+def again(
+    backend: LocalBackend,
+    store: HistoryStore,
+    jobs: Sequence[Job],
+    digest: Callable[[Mapping[str, Any]], str],
+) -> Sweep:
+    """Writes down another job for the experiment of each of these, with its image and settings.
 
-    backend: LocalBackend
-    store: HistoryStore
-    output: terminal.Output
-    interruption: Interruption
-    total: int
-    code: Callable[[], str] | None
+    Args:
+      backend: the local engine.
+      store: the history.
+      jobs: of one user and group; those that are under way elsewhere stay alone, and those whose
+        caliban has died are taken over.
+      digest: names the code of a container spec as it is now, for jobs whose code is live.
 
-    def job(self, job: Launched) -> Launched:
-        """Sees a job through, from its start to the removal of its container."""
-        if self.interruption.count or self.output.lost:
-            return replace(job, outcome=_NOT_STARTED)
-        uid, index = job.request.uid, job.request.index
-        heading = f"[{index + 1}/{self.total}] job {job.id} {quoted(job.request.experiment)}"
-        self.output.note(heading.rstrip(), "bold")
-        # Written down first: a job that is still SUBMITTED when caliban dies was never started.
-        self.store.settle({uid: Outcome(Status.RUNNING, started=_now())})
-        try:
-            if job.submission.output:
-                outputs.make(Path(job.submission.output))
-            if self.code:
-                self.store.add_detail(uid, "code", self.code())
-            self.backend.submit(job.submission)
-        except CalibanError as error:
-            outcome = Outcome(Status.FAILED, reason=error.message)
-        else:
-            outcome = self._follow(job)
-        self.store.settle({uid: outcome})
-        with contextlib.suppress(EngineError):  # the record is safe: `status` can do without it
-            self.backend.release(job.handle)
-        self.output.note(f"job {job.id} {outcome.describe()}", _COLOUR[outcome.status])
-        self.output.advance()
-        return replace(job, outcome=outcome)
-
-    def _follow(self, job: Launched) -> Outcome:
-        """Passes a job's output on and into its log; stops the job when the user asks for it."""
-        asked = 0
-        asked_at = _now()
-
-        def tick() -> None:
-            nonlocal asked, asked_at
-            self.output.idle()
-            wishes = self.interruption.count or int(self.output.lost is not None)
-            if wishes > asked:
-                asked_at = asked_at if asked else _now()
-                asked = wishes
-                what = "Stopping the job; ^C again kills it." if asked == 1 else "Killing the job."
-                self.output.note(what, "yellow")
-                self.backend.stop(job.handle, kill=asked > 1)
-
-        with _Log(job.log) as log:
-
-            def write(stream: int, data: bytes) -> None:
-                log.write(data)
-                self.output.write(sys.stdout if stream == 1 else sys.stderr, data)
-
-            outcome = self.backend.follow(job.handle, write, tick)
-        by_itself = outcome.finished is not None and outcome.finished < asked_at
-        if not asked or by_itself:
-            return outcome
-        reason = "interrupted" if self.interruption.count else "its output could not be written"
-        return replace(outcome, status=Status.STOPPED, reason=reason)
+    Raises:
+      UsageError: a job cannot be run again, see `check_again`.
+    """
+    for job in jobs:
+        check_again(job)
+    still_open = [job for job in jobs if not job.outcome.status.is_final]
+    mine, superfluous = _take_over(backend, store, still_open)
+    swept = list(mine)
+    by_spec: dict[tuple[int, str], list[Job]] = {}
+    for job in jobs:
+        if job.outcome.status.is_final:
+            path = job.submission.output
+            directory = str(Path(path).parents[1]) if path else ""
+            by_spec.setdefault((job.container_spec_id, directory), []).append(job)
+    for (_, directory), of_spec in by_spec.items():
+        first = of_spec[0]
+        wanted = [
+            JobRequest(
+                _uid(),
+                job.experiment,
+                job.image,
+                job.group,
+                index,
+                job.submission.payload["settings"],
+            )
+            for index, job in enumerate(of_spec)
+        ]
+        output = Path(directory) if directory else None
+        spec = first.container_spec
+        code = functools.partial(digest, spec) if spec.get("live") else None
+        repeats = {each.uid: job.id for each, job in zip(wanted, of_spec, strict=True)}
+        launch = Launch(first.user, first.group, spec, wanted, output, code, repeats=repeats)
+        found = record(backend, store, launch)
+        swept += found.jobs
+        superfluous += found.superfluous
+    return Sweep(swept, superfluous)
 
 
-_COLOUR = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.STOPPED: "yellow"}
+def check_again(job: Job) -> None:
+    """Sees to it that a job can be run again on this machine.
 
-
-def quoted(experiment: Experiment) -> str:
-    """The arguments of an experiment, as they would be typed into a shell."""
-    return " ".join(map(_quote, experiment.flags()))
-
-
-def _quote(word: str) -> str:
-    """A word as a shell takes it, on one line and without what would steer a terminal."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
-    return f"$'{escaped}'"
+    Raises:
+      UsageError: it ran elsewhere, what it was told is not recorded, or it lacks a secret.
+    """
+    settings = job.submission.payload.get("settings")
+    platform = job.submission.platform
+    if platform != "local":
+        where = f"it ran on {platform.upper()}" if platform else "where it ran is not recorded"
+        raise UsageError(f"job {job.id} cannot be run again from here: {where}")
+    if settings is None:
+        raise UsageError(
+            f"job {job.id} cannot be run again from here: it is not recorded how it was run",
+            "Jobs of caliban 0.4 are like that: 'caliban run' starts their experiments anew.",
+        )
+    for name in settings.get("secrets", ()):
+        if name not in os.environ:
+            raise UsageError(
+                f"job {job.id} was given {name}, which is not recorded because it may be a secret",
+                f"Set it in the environment: export {name}=...",
+            )
 
 
 def count_of_jobs(number: int) -> str:
@@ -233,124 +325,10 @@ def count_of_jobs(number: int) -> str:
     return "1 job" if number == 1 else f"{number} jobs"
 
 
-_LOGS = "logs"
+def new_group(store: HistoryStore, user: str, group: str | None) -> str:
+    """The name of a group that is there now; a new one, named after the time, for None."""
+    return store.group(user, group, datetime.datetime.now(datetime.UTC))
 
 
-def log_path(uid: str) -> Path:
-    """The file that keeps what a job has printed."""
-    return home.path(_LOGS) / f"{uid}.log"
-
-
-class _Log:
-    """Keeps what a job prints. A full disk costs the rest of the log, and not the job."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> _Log:
-        self._attempt(self._open)
-        return self
-
-    def write(self, data: bytes) -> None:
-        """Adds bytes, unless an earlier write has failed."""
-        if self._file is not None:
-            self._attempt(lambda: self._append(data))
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> None:
-        home.directory(_LOGS)
-        self._path.touch(mode=0o600)
-        self._file = self._path.open("ab", buffering=0)
-
-    def _append(self, data: bytes) -> None:
-        assert self._file is not None
-        while data:
-            data = data[self._file.write(data) :]
-
-    def _attempt(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except OSError as error:
-            terminal.warn(f"the output is not kept any more in {self._path}: {error.strerror}")
-            if self._file is not None:
-                self._file.close()
-            self._file = None
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
-
-
-def refresh(store: HistoryStore, jobs: Sequence[Job], connect: Callable[[], LocalBackend]) -> bool:
-    """Finds out what became of jobs that the history has as open, and records it.
-
-    Args:
-      store: the history.
-      jobs: open ones; those of other machines are left alone.
-      connect: makes the local backend, when it is needed.
-
-    Returns:
-      Whether every one could be asked about.
-    """
-    local = [job for job in jobs if job.handle and job.handle.platform == "local"]
-    if not local:
-        return True
-    backend = connect()
-    here = [job for job in local if job.handle and job.handle.target == backend.target]
-    complete = len(here) == len(local)
-    try:
-        found = backend.status([job.handle for job in here if job.handle])
-    except EngineError as error:
-        terminal.warn(f"{error.message}; {count_of_jobs(len(local))} shown as last known")
-        return False
-    outcomes: dict[str, Outcome] = {}
-    ended: list[Job] = []
-    for job in here:
-        assert job.handle is not None
-        outcome = found.get(job.handle)
-        if outcome is None or outcome.status is Status.SUBMITTED:
-            if process.is_alive(job.owner) is not False or _is_starting(job):
-                continue  # it is queued, or its launcher is about to record its outcome
-            outcome = _lost(job)
-        outcomes[job.uid] = outcome
-        if outcome.status.is_final and job.handle in found:
-            ended.append(job)
-    for job in ended:
-        if process.is_alive(job.owner) is False:
-            _keep_output(backend, job)
-    store.settle(outcomes)
-    for job in ended:
-        if job.handle and process.is_alive(job.owner) is False:
-            backend.release(job.handle)
-    return complete
-
-
-def _is_starting(job: Job) -> bool:
-    """Whether the `docker run` of a launcher that died may still be about to make a container."""
-    started = job.outcome.started
-    return started is not None and _now() - started < _STARTING
-
-
-_STARTING = datetime.timedelta(seconds=30)
-
-
-def _lost(job: Job) -> Outcome:
-    """The outcome of a job whose launcher has died and that has no container."""
-    if job.outcome.status is Status.SUBMITTED:
-        return Outcome(Status.STOPPED, reason="never started: caliban ended before it")
-    return Outcome(Status.STOPPED, reason="its container was removed")
-
-
-def _keep_output(backend: LocalBackend, job: Job) -> None:
-    """Writes the whole output of a container that nobody followed to its end into its log."""
-    assert job.handle is not None
-    path = log_path(job.uid)
-    with contextlib.suppress(EngineError):
-        path.unlink(missing_ok=True)
-        with _Log(path) as log:
-            for piece in backend.logs(job.handle):
-                log.write(piece)
+def _uid() -> str:
+    return uuid.uuid4().hex[:16]

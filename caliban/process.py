@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -161,8 +162,11 @@ def ended(child: Child, seconds: float) -> bool:
     return True
 
 
-def leave(command: Sequence[str]) -> None:
+def leave(command: Sequence[str]) -> Child:
     """Starts a program that goes on by itself, even after this one, and whose output nobody needs.
+
+    Returns:
+      The program, which need not be waited for.
 
     Raises:
       CalibanError: there is no such program.
@@ -176,6 +180,7 @@ def leave(command: Sequence[str]) -> None:
             start_new_session=True,
         )
     _left.append(child)
+    return child
 
 
 # Kept, because Python warns of a child that is forgotten while it runs.
@@ -206,6 +211,38 @@ def close(child: Child) -> None:
             except BrokenPipeError:
                 continue  # what was still buffered has no reader any more
     child.wait()
+
+
+def kill(program: str, *words: str) -> None:
+    """Kills the programs of this user that were called so, by this process or another one.
+
+    Args:
+      program: name of the program, without its folder.
+      words: arguments that it has, in this order and without others between them.
+    """
+    for pid, command in _commands():
+        found = [Path(command[0]).name, *command[1:]]
+        if found[0] == program and any(
+            found[at : at + len(words)] == [*words] for at in range(1, len(found))
+        ):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _commands() -> Iterator[tuple[int, list[str]]]:
+    """The processes of this machine, as far as they can be seen, with their words."""
+    if not Path("/proc/self/cmdline").exists():  # a Mac, where a word with spaces is several
+        for line in run(["ps", "-axwwo", "pid=,command="]).stdout.splitlines():
+            pid, *command = line.split()
+            if command:
+                yield int(pid), command
+        return
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                command = os.fsdecode((folder / "cmdline").read_bytes()).split("\0")
+                if command[0]:
+                    yield int(folder.name), command
 
 
 def find(program: str) -> str | None:

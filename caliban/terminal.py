@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from caliban.errors import UsageError
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -61,6 +63,31 @@ def result_json(value: Any) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+
+
+def confirm(question: str, hint: str) -> bool:
+    """Asks a question that y or yes answers with yes, and anything else with no.
+
+    Args:
+      question: without what can be answered; it is shown on stderr.
+      hint: how to do without an answer.
+
+    Raises:
+      UsageError: there is nobody to answer.
+    """
+    sys.stdout.flush()
+    sys.stderr.write(f"{question} [yN]: ")
+    sys.stderr.flush()
+    line = b""
+    try:
+        if sys.stdin is not None:
+            line = sys.stdin.buffer.readline()
+    finally:
+        if not line.endswith(b"\n"):  # ^C, or ^D
+            sys.stderr.write("\n")
+    if not line:
+        raise UsageError("nobody answers: standard input is at its end", hint)
+    return line.strip().lower() in (b"y", b"yes")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

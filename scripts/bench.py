@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -152,12 +153,48 @@ def remembering(folder: Path) -> Iterator[Row]:
         ours, bare = paired(wall, [*CALIBAN, "status", *flags], [PYTHON, "-c", "pass"], 7)
         yield Row(f"status{name}", f"{ours:.2f} s", f"python -c pass: {bare:.2f} s", ours - bare,
                   0.5, "s")  # fmt: skip
+    yield from _growing(database, user, now)
     del os.environ["CALIBAN_DB_URL"]
-    with HistoryStore.open(database) as store:
+
+
+def _growing(database: str, user: str, now: datetime.datetime) -> Iterator[Row]:
+    """A group of 10,000 jobs is added to a history."""
+    from caliban.docker.containers import Containers
+    from caliban.docker.engine import Engine
+    from caliban.history.store import HistoryStore
+    from caliban.launch import Launch, Sweep, record, requests
+    from caliban.model.experiment import Experiment
+    from caliban.model.job import Outcome, Status
+    from caliban.platform.local import LocalBackend, Mount, Options
+
+    options = Options(user="1000:1000", mounts=(Mount("/etc/passwd", "/etc/passwd"),))
+    engine = Engine()
+    backend = LocalBackend(Containers(engine), engine.host)
+    experiments = [Experiment((), {"seed": seed, "rate": 0.1}) for seed in range(10_000)]
+
+    def launch() -> tuple[Sweep, float]:
         start = time.perf_counter()
-        record(store, "new", 10_000)
-        taken = time.perf_counter() - start
-    yield Row("recording 10,000 jobs", f"{taken:.2f} s", "", taken, 2, "s")
+        wanted = list(requests(experiments, "image", "new", options.to_json()))
+        swept = record(backend, store, Launch(user, "new", {"mode": "cpu"}, wanted))
+        return swept, time.perf_counter() - start
+
+    def status(name: str) -> Row:
+        command = [*CALIBAN, "status", "--xgroup", "new"]
+        ours, bare = paired(wall, command, [PYTHON, "-c", "pass"], 7)
+        return Row(f"status --xgroup, {name}", f"{ours:.2f} s", f"python -c pass: {bare:.2f} s",
+                   ours - bare, 0.5, "s")  # fmt: skip
+
+    with HistoryStore.open(database) as store:
+        new, taken = launch()
+        assert len(new.jobs) == len(experiments)
+        yield Row("recording 10,000 jobs", f"{taken:.2f} s", "", taken, 2, "s")
+        yield status("10,000 jobs that wait")
+        ended = Outcome(Status.SUCCEEDED, 0, "", now, now)
+        store.settle({job.request.uid: ended for job in new.jobs})
+        yield status("10,000 jobs that have ended")
+        again, taken = launch()
+        assert len(again.superfluous) == len(experiments)
+        yield Row("the same into one group again", f"{taken:.2f} s", "", taken, 2, "s")
 
 
 def running(folder: Path) -> Iterator[Row]:
@@ -166,7 +203,8 @@ def running(folder: Path) -> Iterator[Row]:
     project.mkdir()
     (project / "noop.sh").write_text("exit 0\n")
     (project / "1.json").write_text('{"seed": 0}')
-    (project / "21.json").write_text(json.dumps({"seed": list(range(21))}))
+    for number in (21, 100):
+        (project / f"{number}.json").write_text(json.dumps({"seed": list(range(number))}))
     os.chdir(project)
     built = subprocess.run(
         [*CALIBAN, "build", "--nogpu", "noop.sh"], capture_output=True, text=True, check=True
@@ -174,7 +212,7 @@ def running(folder: Path) -> Iterator[Row]:
     bare_run = ["docker", "run", "--rm", built.stdout.strip()]
 
     def sweep(number: int) -> list[str]:
-        return [*CALIBAN, "run", "--nogpu", "--experiment_config", f"{number}.json", "noop.sh"]
+        return [*CALIBAN, "run", "--nogpu", "noop.sh", "--experiment_config", f"{number}.json"]
 
     one, bare = paired(wall, sweep(1), bare_run, 7)
     yield Row("caliban run, unchanged project", f"{one:.2f} s", f"docker run: {bare:.2f} s",
@@ -183,6 +221,32 @@ def running(folder: Path) -> Iterator[Row]:
     bare = statistics.median(wall(bare_run) for _ in range(21))
     each = (many - one) / 20
     yield Row("a job of a sweep", f"{each:.3f} s", f"docker run: {bare:.3f} s", each / bare, 1.1)
+    by_hand = _by_hand(sweep(100), built.stdout.strip())
+    for workers in (1, 2, 4, 8):
+        side_by_side = str(workers)
+        xargs = ["xargs", "-P", side_by_side, "-I{}", *by_hand, "--seed", "{}"]
+        ours, theirs = paired(
+            wall,
+            [*sweep(100), "--jobs", side_by_side],
+            ["sh", "-c", f"seq 0 99 | {shlex.join(xargs)}"],
+            3,
+        )
+        yield Row(f"100 jobs, --jobs {workers}", f"{ours:.2f} s",
+                  f"xargs -P {workers} docker run: {theirs:.2f} s", ours / theirs, 1.1)  # fmt: skip
+
+
+def _by_hand(command: Sequence[str], image: str) -> list[str]:
+    """The `docker run` of caliban's own jobs, as one would type it: without name and records."""
+    dry = [*command, "--dry_run", "--image_id", image]
+    printed = subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(printed.splitlines()[0])
+    words = words[: words.index(image)]
+    while "--label" in words:
+        at = words.index("--label")
+        del words[at : at + 2]
+    at = words.index("--name")
+    words[at : at + 2] = ["--rm"]
+    return [*words, image]
 
 
 def main() -> int:

@@ -5,7 +5,7 @@
 #
 #   venv          the virtual environment .venv, with caliban installed in place
 #   dev, docs     the same, and what the checks or the documentation need besides
-#   programs      what some tests use: a browser (chromium) and a terminal (tmux)
+#   programs      what some tests use: a browser (chromium), a terminal (tmux), networks (iproute2)
 #   engine        a Docker engine that answers, and a base image in it; writes .engine.env
 #   stop-engine   stop the engine, if this script started it by hand
 #   clean-images  remove the base image, if this script built it
@@ -101,6 +101,7 @@ step_docs() { step_venv; pip_install "documentation tools" docs/requirements.txt
 step_programs() {
   has chromium || has chromium-browser || has google-chrome || try_install chromium
   has tmux || try_install tmux
+  has ip || [ -x /sbin/ip ] || try_install iproute2
 }
 
 # Without it, the tests that use it are skipped: whoever can't have it here can run the others.

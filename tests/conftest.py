@@ -3,8 +3,8 @@
 No test reaches the user's ~/.caliban, credentials or settings: HOME is a new folder for each test,
 the working directory is its tmp_path, and what else caliban reads from the environment is unset.
 Tests that need a Docker engine ask for the fixture `engine`; without one they are skipped, or fail
-where $CALIBAN_REQUIRE names "docker". The same goes for `screen` and "tmux", `browser` and
-"chromium".
+where $CALIBAN_REQUIRE names "docker". The same goes for `own_engine` and "dockerd", `screen` and
+"tmux", `browser` and "chromium".
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pytest
 from caliban.docker.engine import Engine
 from caliban.errors import CalibanError
 from caliban.main import main
+from tests import dockerd
 from tests.screen import Screen
 from tests.workshop import Workshop
 
@@ -258,6 +259,45 @@ def engine(
     found = Engine()
     with contextlib.closing(found.client):
         yield found
+
+
+@pytest.fixture(scope="session")
+def _own_engine(
+    _isolated_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dockerd.Dockerd | str]:
+    """The engine, or why there is none."""
+    tools = dockerd.gpu_tools(tmp_path_factory.mktemp("tools"), [])
+    try:
+        found = dockerd.Dockerd(str(tools))
+    except dockerd.NoEngineError as error:
+        yield str(error)
+        return
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def own_engine(
+    home: Path, monkeypatch: pytest.MonkeyPatch, _own_engine: dockerd.Dockerd | str
+) -> Iterator[dockerd.Dockerd]:
+    """An engine that a test may stop, which `docker` and caliban find in the environment.
+
+    It gives containers GPUs as far as they can be told which, see dockerd.gpu_tools.
+    """
+    if isinstance(_own_engine, str):
+        _do_without("dockerd", _own_engine)
+    for name, value in _own_engine.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _own_engine
+    if not _own_engine.answers():
+        _own_engine.start()
+    if left := _own_engine.docker("ps", "--all", "--quiet").split():
+        _own_engine.docker("rm", "--force", *left)
+    for _ in range(9):  # an image goes only after those that were built on it
+        if images := {*_own_engine.docker("images", "--all", "--quiet").split()}:
+            _own_engine.docker("rmi", "--force", *images, check=False)
 
 
 def _do_without(name: str, why: str) -> NoReturn:

@@ -75,6 +75,12 @@ class Screen:
             time.sleep(0.05)
         return found
 
+    def clear(self) -> None:
+        """Forgets all lines above the one with the cursor."""
+        self.keys("C-l")
+        time.sleep(0.1)
+        self._tmux("clear-history")
+
     def resize(self, columns: int, rows: int) -> None:
         """Changes the size of the window."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))

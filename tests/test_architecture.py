@@ -25,8 +25,11 @@ FILES = sorted(
 LINES = (
     ("errors",),
     ("home", "interrupt", "process", "terminal"),
-    ("document", "model"),
+    ("board", "document", "joblog", "model"),
     ("config", "docker", "history", "platform"),
+    ("ending", "gpu_pool"),
+    ("settle",),
+    ("runner",),
     ("flags", "launch"),
     ("commands",),
     ("cli",),

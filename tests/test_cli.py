@@ -248,7 +248,10 @@ class TestWrongUsage:
         [
             ([], "caliban: error: the following arguments are required: {"),
             (["nonsense"], "invalid choice: 'nonsense'"),
-            (["run"], "caliban run: error: the following arguments are required: module\n"),
+            (
+                ["resubmit"],
+                "caliban resubmit: error: the following arguments are required: --xgroup",
+            ),
             (["status", "run"], "caliban status: error: unrecognized arguments: run"),
             (["status", "--max_jobs", "-1"], "expected 0 or a positive whole number, found '-1'"),
             (["status", "--max_jobs", "x"], "expected 0 or a positive whole number, found 'x'"),
@@ -262,6 +265,13 @@ class TestWrongUsage:
         assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.startswith("usage: caliban")
         assert problem in ended.stderr
+
+    def test_a_run_needs_a_module_or_a_group_to_go_on_with(self, inline: Inline) -> None:
+        ended = inline("run", "--nogpu")
+        assert (ended.returncode, ended.stdout) == (2, "")
+        error, hint = ended.stderr.splitlines()
+        assert error == "caliban: error: no module is named"
+        assert hint == "caliban run trainer.train, or caliban run --resume GROUP, for example."
 
     @pytest.mark.parametrize(
         ("command", "flag", "near"),

@@ -47,7 +47,7 @@ class ContainerChoice:
         for file in self.accounts:
             file.write()
         if self._hidden():
-            _make_nothing()
+            make_nothing()
         if line := self._mounted():
             terminal.note(line)
 
@@ -227,7 +227,8 @@ def _nothing() -> tuple[str, str]:
     return str(home.path("empty", "file")), str(home.path("empty", "folder"))
 
 
-def _make_nothing() -> None:
+def make_nothing() -> None:
+    """Sees to the empty file and folder that are mounted over what a job must not see."""
     home.directory("empty", "folder")
     file = home.path("empty", "file")
     if not file.exists():

@@ -1,7 +1,9 @@
 """Run code in a container on this machine.
 
 With --experiment_config, one job is run for every combination of the file's values, one after
-another. Each job and its outcome are recorded: `caliban status` shows them.
+another or, with --jobs, several at a time. Each job and its outcome are recorded: `caliban status`
+shows them. The same file into the same --xgroup runs only what has not succeeded yet, and --resume
+goes on with a group that was interrupted.
 
 The code is a copy in the image, so that the job can be repeated. With --live it is the directory
 itself, for quick tries. With --output, the files that a job writes into $CALIBAN_OUTPUT are kept.
@@ -10,34 +12,31 @@ itself, for quick tries. With --output, the files that a job writes into $CALIBA
   caliban run --nogpu --experiment_config experiment.json trainer.train
   caliban run --nogpu --live trainer.train
   caliban run --nogpu --output results trainer.train
+  caliban run --gpus_per_job 1 --jobs auto --experiment_config experiment.json trainer.train
+  caliban run --resume my-sweep
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
-from caliban.errors import INTERRUPTED, CalibanError, Problems
+from caliban.errors import CalibanError, Problems, UsageError
 
 if TYPE_CHECKING:
     from caliban.commands.container_choice import ContainerChoice
     from caliban.commands.image_choice import ImageChoice
     from caliban.docker.engine import Engine
-    from caliban.launch import Launched
     from caliban.model.experiment import Experiment
     from caliban.model.image import ImagePlan
     from caliban.platform.local import Mount
 
 NOT_BUILT = "caliban:not-built-yet"
-
-# How many failed jobs a summary names.
-_NAMED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +56,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Keep what each job writes into the directory that $CALIBAN_OUTPUT names inside the "
         "container, as DIR/GROUP/JOB.",
     )
-    flags.add_code_arguments(parser)
+    flags.add_execution_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        type=flags.group_name,
+        metavar="GROUP",
+        help="Go on with an experiment group: run what has not succeeded, with its own image and "
+        "flags. No module is named.",
+    )
+    parser.add_argument(
+        "--rerun",
+        action="store_true",
+        help="Run also the experiments that have succeeded in --xgroup with this very image.",
+    )
+    flags.add_code_arguments(parser, is_optional=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
+    from caliban.commands import relaunch
     from caliban.docker.engine import Engine
 
+    if args.resume:
+        return relaunch.resume(args)
+    if args.module is None:
+        raise UsageError(
+            "no module is named",
+            "caliban run trainer.train, or caliban run --resume GROUP, for example.",
+        )
     wanted = _understand(args)
     engine = Engine()
     container = _container(wanted, engine)
@@ -152,11 +172,11 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
     from caliban.platform.local import LocalBackend
 
     gpus = container_choice.assumed_gpus(wanted.choice.mode)
-    options = replace(container.options, gpus=gpus)
-    backend = LocalBackend(Containers(engine), engine.host, options)
+    settings = replace(container.options, gpus=gpus).to_json()
+    backend = LocalBackend(Containers(engine), engine.host)
     image, group = wanted.args.image_id or NOT_BUILT, wanted.args.xgroup or "NEW-GROUP"
     output = str(outputs.group_directory(wanted.output, group) / "JOB") if wanted.output else ""
-    for request in launch.requests(wanted.experiments(), image, group):
+    for request in launch.requests(wanted.experiments(), image, group, settings):
         command = backend.plan(replace(request, output=output)).payload["command"]
         terminal.result(shlex.join(command))
     jobs = launch.count_of_jobs(experiment.count(wanted.config))
@@ -165,8 +185,8 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
 
 def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
     """Builds the image, runs the jobs and sums up; returns the exit code."""
-    from caliban import launch
-    from caliban.commands import container_choice
+    from caliban import launch, settle
+    from caliban.commands import container_choice, execution_choice, summary
     from caliban.docker import build
     from caliban.docker.containers import Containers
     from caliban.platform.local import LocalBackend
@@ -175,25 +195,37 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
     code = _code(wanted) if args.live else None
     engine.check_program()
     with launch.open_history() as store:
-        options = replace(options, gpus=container_choice.gpus(engine, wanted.choice.mode, "run"))
+        options = replace(
+            options,
+            gpus=container_choice.gpus(engine, wanted.choice.mode, "run"),
+            gpus_per_job=args.gpus_per_job or 0,
+        )
         if args.image_id:
             image = container_choice.image(engine, args.image_id)
             options = container_choice.with_home(options, engine, image)
         else:
             image = build.ensure(wanted.plan, engine, wanted.choice.secrets, args.no_cache)
         container.prepare()
-        jobs = launch.Launch(
-            user=flags.user_name(),
-            group=args.xgroup,
-            container_spec=wanted.plan.to_json(),
-            image=image,
-            experiments=wanted.experiments(),
-            output=wanted.output,
-            code=code,
+        user = flags.user_name()
+        group = launch.new_group(store, user, args.xgroup)
+        backend = LocalBackend(Containers(engine), engine.host, dict(options.secrets))
+        how = execution_choice.choose(args, store, backend, options)
+        settle.refresh(store, settle.unsettled(store, user, group), lambda: backend, gives_up=False)
+        requests = launch.requests(wanted.experiments(), image, group, options.to_json())
+        sweep = launch.record(
+            backend,
+            store,
+            launch.Launch(
+                user=user,
+                group=group,
+                container_spec=wanted.plan.to_json(),
+                requests=list(requests),
+                output=wanted.output,
+                code=code,
+                rerun=args.rerun or not args.xgroup,
+            ),
         )
-        backend = LocalBackend(Containers(engine), engine.host, options)
-        finished, interrupted = launch.run_here(backend, store, jobs)
-    return _sum_up(finished, interrupted)
+        return summary.see_through(backend, store, group, sweep, how)
 
 
 def _code(wanted: _Wanted) -> Callable[[], str]:
@@ -227,28 +259,3 @@ def _read(source: str | None) -> object:
     config = document.read(source)
     experiment.validate(config, source)
     return config
-
-
-def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
-    """Says what became of the jobs, and which failed; returns the exit code."""
-    from caliban import launch
-    from caliban.model.job import Status
-
-    counts = Counter(job.outcome.status for job in jobs)
-    failed = [job for job in jobs if job.outcome.status is Status.FAILED]
-    total = ", ".join(f"{number} {status.value}" for status, number in counts.items())
-    terminal.note(f"{launch.count_of_jobs(len(jobs))}: {total}", "red" if failed else "bold")
-    for job in failed[:_NAMED]:
-        flags = launch.quoted(job.request.experiment)
-        what = f"  job {job.id} ({job.outcome.reason})"
-        terminal.note(f"{what}: {flags}" if flags else what)
-        terminal.note(f"    its output: {job.log}")
-        if job.submission.output:
-            terminal.note(f"    its files: {job.submission.output}")
-    if len(failed) > _NAMED:
-        terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
-    if failed:
-        terminal.note(f"'caliban status --xgroup {shlex.quote(jobs[0].request.group)}' shows all.")
-    if interrupted:
-        return INTERRUPTED
-    return 1 if failed else 0

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from caliban import flags, terminal
 from caliban.errors import INTERRUPTED, CalibanError, Problems, UsageError
 from caliban.interrupt import Interruption
+from caliban.model import experiment_text
 
 if TYPE_CHECKING:
     from caliban.commands.container_choice import ContainerChoice
@@ -370,7 +371,6 @@ def _greet(wanted: _Wanted, image: str) -> None:
 
 def _tell(job: Job) -> None:
     """Says what a job ran, so that it can be repeated."""
-    from caliban import launch
     from caliban.model.image import ImagePlan
 
     try:
@@ -378,5 +378,5 @@ def _tell(job: Job) -> None:
     except (KeyError, TypeError, ValueError):  # of caliban 0.4
         module = None
     words = (*(module.command if module else ()), *job.experiment.args)
-    if command := launch.quoted(replace(job.experiment, args=words)):
+    if command := experiment_text.quoted(replace(job.experiment, args=words)):
         terminal.note(f"Job {job.id} ran{'' if module else ' with'}:\n  {command}")

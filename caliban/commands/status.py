@@ -1,27 +1,44 @@
 """Show jobs and what became of them.
 
 Without --xgroup, the newest jobs of all experiment groups; with it, the experiments of that group,
-each with its newest jobs. Jobs that are still open are asked about first.
+each with its newest jobs, and what made jobs fail. Of a group with more than 50 experiments, only
+how many there are of each status. Jobs that are still open are asked about first.
+
+  caliban status --xgroup my-sweep --failed
+  caliban status --xgroup my-sweep --where learning_rate=0.01 --where cause=2
+  caliban status --xgroup my-sweep --sort accuracy
+  caliban status --watch
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+import datetime
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from caliban import flags, terminal
-from caliban.model.job import Job, Status, duration
+from caliban.errors import UsageError
+from caliban.model import selection
+from caliban.model.job import Status
+from caliban.model.selection import Cause, Outline, Selection, Tally
 
-_COLOUR = {
-    Status.SUCCEEDED: "green",
-    Status.FAILED: "red",
-    Status.STOPPED: "yellow",
-    Status.RUNNING: "cyan",
-}
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+    from caliban.model.job import Job
 
 _NEWEST = 8
+
+# A group with more is summed up: nobody reads a longer list, and a terminal shows no more.
+_MOST_EXPERIMENTS = 50
+
+# How many of a group that is summed up are listed when they are sorted.
+_BEST = 10
+
+# How many jobs are read at a time.
+_PIECE = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,138 +53,214 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"How many jobs to show (default: {_NEWEST}) or, with --xgroup, how many for each "
         "experiment (default: 1). 0 shows all.",
     )
+    parser.add_argument("--failed", action="store_true", help="Show the jobs that failed only.")
+    flags.add_where_argument(parser, "Show")
+    parser.add_argument(
+        "--sort",
+        metavar="METRIC",
+        help="Sort by a metric that the jobs reported, or by a flag, the largest value first; with "
+        "a '-' before the name, the smallest. Jobs without it come last.",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="Show it again every 2 s until nothing is open; where stdout is no terminal, after "
+        "each change.",
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+
+
+@dataclass(frozen=True)
+class View:
+    """The jobs that are to be shown.
+
+    Attributes:
+      args: the command line.
+      user: whose jobs.
+      jobs: the chosen ones, in the order in which they are shown; where they are only counted,
+        those of them that failed.
+      tallies: how many were chosen.
+      causes: why jobs of the group have failed.
+      is_open: whether some job has not ended.
+      is_complete: whether the open ones could all be asked about.
+    """
+
+    args: argparse.Namespace
+    user: str
+    jobs: Sequence[Outline]
+    tallies: Sequence[Tally]
+    causes: Sequence[Cause]
+    is_open: bool
+    is_complete: bool
+
+    @property
+    def total(self) -> int:
+        """How many jobs were chosen."""
+        return sum(each.number for each in self.tallies)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether there are too many to be listed."""
+        return _may_be_sum(self.args) and self.total > _MOST_EXPERIMENTS
+
+
+def _may_be_sum(args: argparse.Namespace) -> bool:
+    return args.xgroup is not None and args.max_jobs is None and not args.json
+
+
+def _full(store: HistoryStore, uids: Sequence[str]) -> Iterator[Job]:
+    """All that is known of jobs, a part of them in memory at a time."""
+    for start in range(0, len(uids), _PIECE):
+        some = uids[start : start + _PIECE]
+        found = {job.uid: job for job in store.jobs(some)}
+        yield from (found[uid] for uid in some if uid in found)  # not if removed meanwhile
 
 
 def run(args: argparse.Namespace) -> int:
     """Brings the open jobs up to date and prints; 1 if some could not be asked about."""
     from caliban import launch
 
-    user = flags.user_name()
+    wanted = Selection.parse(args.where, args.failed)
+    if wanted.names_causes and args.xgroup is None:
+        raise UsageError(
+            "--where cause=...: causes are numbered within a group", "Name one by --xgroup."
+        )
     with launch.open_history() as store:
-        complete = launch.refresh(store, store.open_jobs(user, args.xgroup), _connect)
+        if args.watch:
+            from caliban.commands import watch
+
+            return watch.run(
+                lambda: look(store, args, wanted),
+                lambda view, now: lines(view, store, now),
+                args.json,
+            )
+        view = look(store, args, wanted)
+        for line in lines(view, store, datetime.datetime.now(datetime.UTC)):
+            terminal.result(line)
+    for hint in _hints(view):
+        terminal.note(hint)
+    return 0 if view.is_complete else 1
+
+
+def look(store: HistoryStore, args: argparse.Namespace, wanted: Selection) -> View:
+    """Brings the open jobs up to date, and chooses those to show.
+
+    Raises:
+      UsageError: there is no such group, flag, metric or cause.
+    """
+    from caliban import settle
+    from caliban.commands import job_choice
+
+    user = flags.user_name()
+    complete = settle.refresh(store, settle.unsettled(store, user, args.xgroup), job_choice.connect)
+    found: list[Cause] = []
+    if _may_be_sum(args) and not wanted and not args.sort:
+        tallies = store.tallies(user, args.xgroup)
+        if sum(each.number for each in tallies) > _MOST_EXPERIMENTS:
+            jobs = store.outlines(user, args.xgroup, 1, Status.FAILED)
+            is_open = any(not each.status.is_final for each in tallies)
+            return View(args, user, jobs, tallies, selection.causes(jobs), is_open, complete)
+    if args.xgroup is not None:
+        jobs = store.outlines(user, args.xgroup, 1 if args.max_jobs is None else args.max_jobs)
+        wanted.check(jobs)
+        # Of the newest of each experiment only: what was run again is settled.
+        newest = {job.experiment_id: job for job in jobs}
+        found = selection.causes(newest.values())
+        chosen = wanted.choose(jobs, found)
+    else:
+        limit = _NEWEST if args.max_jobs is None else args.max_jobs
+        chosen = _recent(store, user, limit, wanted)
+        jobs = _recent(store, user, limit, Selection({})) if wanted else chosen
+    if args.sort:
+        chosen = selection.ordered(chosen, args.sort)
+    is_open = any(not job.status.is_final for job in jobs)
+    return View(args, user, chosen, selection.tallies(chosen), found, is_open, complete)
+
+
+def _recent(store: HistoryStore, user: str, limit: int, wanted: Selection) -> list[Outline]:
+    """The newest jobs over all groups that are wanted, the oldest first; limit 0 is all."""
+
+    def pages() -> Iterator[list[Outline]]:
+        before = None
+        size = limit if limit and not wanted else _PIECE
+        while page := store.recent_outlines(user, size, before):
+            yield page
+            before = page[-1].id
+
+    matching = itertools.chain.from_iterable(wanted.choose(page) for page in pages())
+    return list(itertools.islice(matching, limit or None))[::-1]
+
+
+def lines(view: View, store: HistoryStore, now: datetime.datetime | None) -> Iterable[str]:
+    """What is printed; see job_lines.render for `now`."""
+    from caliban.commands import job_lines
+
+    args = view.args
+    metric = (args.sort or "").removeprefix("-")
+    if args.json:
+        numbers = _cause_numbers(view)
+        found = _full(store, [job.uid for job in view.jobs])
+        yield from _json(job_lines.as_json(job, numbers.get(job.id)) for job in found)
+        return
+    if not view.total:
+        return
+    if view.is_sum:
+        examples = {each.container_spec_id: each.uid for each in view.tallies}
+        yield f"xgroup {terminal.paint(args.xgroup, 'bold')}:"
+        yield from job_lines.counts(view.tallies, _full(store, [*examples.values()]))
+        if args.sort:
+            yield f"\nthe first {_BEST} by {args.sort}:"
+            best = _full(store, [job.uid for job in view.jobs[:_BEST]])
+            yield from job_lines.render(best, "", _cause_numbers(view), metric, now)
+    else:
+        heading = ""
         if args.xgroup is None:
             limit = _NEWEST if args.max_jobs is None else args.max_jobs
-            jobs = store.recent_jobs(user, limit)
             title = f"most recent {limit} jobs" if limit else "all jobs"
-            heading = f"{title} for user {user}:\n"
-        else:
-            jobs = store.group_jobs(
-                user, args.xgroup, 1 if args.max_jobs is None else args.max_jobs
-            )
-            heading = ""
+            heading = f"{title} for user {view.user}:"
+        jobs = _full(store, [job.uid for job in view.jobs])
+        yield from job_lines.render(jobs, heading, _cause_numbers(view), metric, now)
+    if told := list(job_lines.failures(view.causes, view.jobs)):
+        yield ""
+        yield from told
+
+
+def _cause_numbers(view: View) -> dict[int, int]:
+    return {job: cause.number for cause in view.causes for job in cause.jobs}
+
+
+def _json(values: Iterable[Any]) -> Iterator[str]:
+    """A list as indented JSON, one of its values in memory at a time."""
+    import json
+
+    ahead = ""
+    yield "["
+    for value in values:
+        if ahead:
+            yield f"{ahead},"
+        ahead = "  " + json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+    if ahead:
+        yield ahead
+    yield "]"
+
+
+def _hints(view: View) -> Iterator[str]:
+    """What else could be asked, for stderr."""
+    import shlex
+
+    args = view.args
     if args.json:
-        terminal.result_json([as_json(job) for job in jobs])
-    elif not jobs and args.xgroup is None:
-        terminal.note(f"No recent jobs found for user {user}.")
-    else:
-        for line in render(jobs, heading):
-            terminal.result(line)
-    return 0 if complete else 1
-
-
-def _connect() -> Any:
-    from caliban.docker.containers import Containers
-    from caliban.docker.engine import Engine
-    from caliban.platform.local import LocalBackend
-
-    engine = Engine()
-    return LocalBackend(Containers(engine), engine.host)
-
-
-def render(jobs: Sequence[Job], heading: str) -> Iterator[str]:
-    """Lays out jobs by experiment group, image and experiment, in the order they come in."""
-    if heading:
-        yield heading
-    first = True
-    for group, of_group in groupby(jobs, lambda job: job.group):
-        if not first:
-            yield ""
-        first = False
-        yield f"xgroup {terminal.paint(group, 'bold')}:"
-        for spec, of_spec in groupby(of_group, lambda job: job.container_spec_id):
-            rows = list(of_spec)
-            yield f"docker config {spec}: {_describe_spec(rows[0].container_spec)}"
-            for experiment, of_experiment in groupby(rows, lambda job: job.experiment_id):
-                repeats = list(of_experiment)
-                yield f"  experiment id {experiment}: {_describe_command(repeats[0])}"
-                for job in repeats:
-                    yield f"    {_describe_job(job)}"
-                    if output := _output(job):
-                        yield f"      files: {output}"
-
-
-def _describe_spec(spec: Mapping[str, Any]) -> str:
-    """The image in a line. Plans of caliban 0.4 have the same things under other names."""
-    mode = str(spec.get("mode") or spec.get("job_mode") or "?").upper()
-    project = spec.get("directory") or spec.get("build_url") or spec.get("build_path")
-    extra = spec.get("directories") or spec.get("extra_dirs")
-    directories = ", ".join(map(str, extra)) if extra else None
-    line = f"job_mode: {mode}, build url: {project}, extra dirs: {directories}"
-    return f"{line}, live code" if spec.get("live") else line
-
-
-def _describe_command(job: Job) -> str:
-    from caliban import launch
-
-    return f"{_module_name(job)} {launch.quoted(job.experiment)}".strip()
-
-
-def _module_name(job: Job) -> str:
-    module = job.container_spec.get("module")
-    return str(module.get("name", "")) if isinstance(module, Mapping) else ""
-
-
-def _describe_job(job: Job) -> str:
-    outcome = job.outcome
-    when = job.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    status = terminal.paint(f"{outcome.status.value:9s}", _COLOUR.get(outcome.status, "dim"))
-    platform = job.submission.platform.upper()
-    image = job.image.removeprefix("sha256:")[:12] if job.image.startswith("sha256:") else job.image
-    line = f"job {job.id:<8d} {status} {platform:>8s} {when} container: {image}"
-    if job.handle is not None and job.handle.platform != "local":
-        line += f" name: {job.handle.id}"
-    if code := _code(job):
-        line += f" live code: {code.removeprefix('sha256:')[:12]}"
-    if outcome.started and outcome.finished:
-        line += f" in {duration(outcome.finished - outcome.started)}"
-    return f"{line} ({outcome.reason})" if outcome.reason else line
-
-
-def _output(job: Job) -> str | None:
-    """The directory with the files of a job that has started, if it has one."""
-    return (job.submission.output or None) if job.outcome.started else None
-
-
-def _code(job: Job) -> str | None:
-    """What names the code of a job that had it live."""
-    code = job.details.get("code")
-    return code if isinstance(code, str) else None
-
-
-def as_json(job: Job) -> dict[str, Any]:
-    """A job as JSON, for programs; times are ISO 8601 in UTC."""
-    from caliban import launch
-
-    outcome = job.outcome
-    return {
-        "job": job.id,
-        "uid": job.uid,
-        "user": job.user,
-        "xgroup": job.group,
-        "experiment": job.experiment_id,
-        "module": _module_name(job),
-        "args": list(job.experiment.args),
-        "params": dict(job.experiment.params),
-        "platform": job.submission.platform,
-        "image": job.image,
-        "code": _code(job),
-        "status": outcome.status.value,
-        "exit_code": outcome.exit_code,
-        "reason": outcome.reason,
-        "log": str(launch.log_path(job.uid)),
-        "output": _output(job),
-        "created": job.created.isoformat(),
-        "started": outcome.started and outcome.started.isoformat(),
-        "finished": outcome.finished and outcome.finished.isoformat(),
-    }
+        return
+    if not view.total:
+        where = f"in experiment group {args.xgroup}" if args.xgroup else f"for user {view.user}"
+        which = "jobs like that" if args.where or args.failed else "recent jobs"
+        yield f"No {which} found {where}."
+    if view.is_sum:
+        yield (
+            f"{view.total} experiments are summed up: --max_jobs 1 lists them, --failed and "
+            "--where choose among them."
+        )
+    numbers = _cause_numbers(view)
+    if shown := [numbers[job.id] for job in view.jobs if job.id in numbers]:
+        again = f"caliban resubmit --xgroup {shlex.quote(args.xgroup)} --where cause={min(shown)}"
+        yield f"'{again}' runs those of one cause again."

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from caliban import __version__, home, process, terminal
-from caliban.docker import context, dockerfile
+from caliban.docker import context, dockerfile, provenance
 from caliban.docker.engine import Engine
 from caliban.errors import BuildError, CalibanError, UsageError
 from caliban.model.image import ImagePlan
@@ -75,12 +75,13 @@ def ensure(
     key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     files = context.files(plan, [*excluded, *([Path(key)] if key else [])])
     base_id = _base(plan.base_image, engine)
-    name = f"caliban:{plan.mode.value}-{context.fingerprint(plan, base_id, files)}"
+    parts = provenance.of_files(plan, base_id, files)
+    name = f"caliban:{plan.mode.value}-{parts.fingerprint}"
     with _one_at_a_time(name):
         found = None if no_cache else engine.image_id(name)
         if found is not None:
             return found
-        _build(plan, engine, name, files, no_cache)
+        _build(plan, engine, name, files, parts, no_cache)
     built = engine.image_id(name)
     if built is None:
         raise BuildError(f"the image {name} was built, but the engine at {engine.host} lacks it")
@@ -105,11 +106,16 @@ def _base(name: str, engine: Engine) -> str:
 
 
 def _build(
-    plan: ImagePlan, engine: Engine, name: str, files: Sequence[context.File], no_cache: bool
+    plan: ImagePlan,
+    engine: Engine,
+    name: str,
+    files: Sequence[context.File],
+    parts: provenance.Parts,
+    no_cache: bool,
 ) -> None:
     builder = detect_builder(engine)
     text = dockerfile.render(plan, buildkit=builder is Builder.BUILDKIT)
-    labels = {"": __version__, ".base": plan.base_image, ".fingerprint": name.rpartition("-")[2]}
+    labels = {"": __version__, ".base": plan.base_image, **parts.labels()}
     command = ["docker", "build", "--force-rm", "--tag", name]
     for key, value in labels.items():
         command += ["--label", f"{dockerfile.LABEL}{key}={value}"]

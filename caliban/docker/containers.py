@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
+import re
 import selectors
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from caliban import process, terminal
+from caliban.docker import creation, state
 from caliban.docker.engine import Engine
 from caliban.errors import EngineError
 from caliban.interrupt import Interruption
@@ -29,17 +29,28 @@ OWNER = "caliban.owner"
 # Label with the number of the user whose container it is: what others left is their affair.
 _USER = "caliban.user"
 
+# Label of a container that runs a job: the job's uid.
+UID = "caliban.uid"
+
+# What `docker run` says of troubles that pass.
+_PASSING = re.compile(
+    r"cannot connect to the docker daemon|error during connect|error response from daemon: conflict"
+    r"|is already in use by container|connection reset|connection refused|broken pipe|\bEOF\b"
+    r"|context canceled|marked for removal|shutting down|transport is closing",
+    re.IGNORECASE,
+)
+
+# What `docker run` was asking for when the engine went away.
+_STARTING = re.compile(r"/containers/\w+/start\b")
+
 # How long a shell has to go, in seconds.
 _FAREWELL = 3.0
 
-# How long an interruption waits for a container that is being made, in seconds.
-_MAKING = 20.0
-
-# What `docker run` shares with `docker start`, and not with `docker create`.
-_START_FLAGS = ("--detach-keys", "--sig-proxy")
-
 # How often something that waits looks up, in seconds.
 _TICK = 0.2
+
+# More containers than this are looked for in the list of all, in the place of one by one.
+_MANY = 8
 
 
 def attended_labels() -> dict[str, str]:
@@ -85,14 +96,7 @@ class Containers:
           write: called with STDOUT or STDERR and the bytes, as they arrive.
           tick: called between two pieces of output and while there is none.
         """
-        printed = bytearray()
-
-        def keep(stream: int, data: bytes) -> None:
-            printed.extend(data[: _KEPT - len(printed)])
-            write(stream, data)
-
-        _pump(child, keep, tick)
-        process.close(child)
+        code, printed = self.pass_on(child, write, tick)
         outcome = self.outcomes([name]).get(name)
         while outcome is not None and outcome.status is Status.RUNNING:
             # `docker run` has gone before the container: something ended it, or the engine
@@ -103,7 +107,46 @@ class Containers:
             return outcome
         # Somebody has removed the container, or it was never started, or never made: whatever
         # `docker run` says, the job has not succeeded.
-        return _outcome_without_container(child.returncode, printed.decode(errors="replace"))
+        return state.without_container(code, printed)
+
+    def pass_on(
+        self, child: process.Child, write: Callable[[int, bytes], None], tick: Callable[[], None]
+    ) -> tuple[int, str]:
+        """Passes a container's output on until `docker run` has ended, and asks the engine nothing.
+
+        Args:
+          child: what `start` returned.
+          write: called with STDOUT or STDERR and the bytes, as they arrive.
+          tick: called between two pieces of output and while there is none.
+
+        Returns:
+          The exit code of `docker run`, and how what was printed begins.
+        """
+        printed = bytearray()
+
+        def keep(stream: int, data: bytes) -> None:
+            printed.extend(data[: _KEPT - len(printed)])
+            write(stream, data)
+
+        _pump(child, keep, tick)
+        process.close(child)
+        return child.returncode, printed.decode(errors="replace")
+
+    def unstarted(self, code: int, printed: str) -> Outcome | None:
+        """The outcome of a job that `docker run` could not start; None if it may be tried again.
+
+        Args:
+          code: exit code of `docker run`.
+          printed: what it printed.
+        """
+        # The engine was away, or still has what another `docker run` of the same job left behind.
+        if code < 0 or (code in (1, 125) and _PASSING.search(printed)):
+            if not _STARTING.search(printed):
+                return None
+            # It may run, or have run, although the engine knows nothing of that.
+            reason = "the engine went away while it started it"
+            return Outcome(Status.FAILED, code, reason)
+        return state.without_container(code, printed)
 
     def attach(
         self,
@@ -131,11 +174,11 @@ class Containers:
         Raises:
           EngineError: the engine doesn't answer any more.
         """
-        create, start = _in_two_steps(command, name)
+        create, start = creation.in_two_steps(command, name)
         try:
-            code, said = _make(create, environment, wants_end)
+            code, said = creation.make(create, environment, wants_end)
             if code != 0 or wants_end():
-                return _outcome_without_container(code, said.decode(errors="replace"))
+                return state.without_container(code, said.decode(errors="replace"))
             with process.attach(start, environment, keep_stderr=has_terminal) as child:
                 while not process.ended(child, _TICK) and not wants_end():
                     pass
@@ -145,7 +188,7 @@ class Containers:
         finally:
             self.remove(name)
         if outcome is None or not outcome.status.is_final:
-            return _outcome_without_container(child.returncode, said.decode(errors="replace"))
+            return state.without_container(child.returncode, said.decode(errors="replace"))
         if outcome.started and said:
             terminal.note(said.decode(errors="replace"))
         return outcome
@@ -179,7 +222,7 @@ class Containers:
 
         # Only in a container can files be looked up. This one is never started.
         name = f"caliban-look-{uuid.uuid4().hex[:12]}"
-        client, labels = self._engine.client, {OWNER: process.identity()}
+        client, labels = self._engine.client, {OWNER: process.identity(), _USER: str(os.getuid())}
         try:
             with self._engine.errors(f"looking into the image {image}"):
                 with Interruption() as interruption:  # or it might be made after its removal
@@ -227,25 +270,55 @@ class Containers:
         from docker.errors import NotFound
 
         found: dict[str, Outcome] = {}
+        if len(names) > _MANY:
+            # Most of a long sweep waits, and has no container. One question finds those that have.
+            with self._engine.errors("looking for the containers of jobs"):
+                listed = self._engine.client.containers(all=True)
+            there = {each.removeprefix("/") for one in listed for each in one["Names"] or ()}
+            names = [name for name in names if name in there]
         for name in names:
             with self._engine.errors(f"asking for the container {name}"):
                 try:
-                    state = self._engine.client.inspect_container(name)["State"]
+                    found_state = self._engine.client.inspect_container(name)["State"]
                 except NotFound:
                     continue
-                found[name] = _outcome(state)
+                found[name] = state.outcome(found_state)
         return found
 
-    def stop(self, name: str, kill: bool = False) -> None:
+    def stop(self, name: str, kill: bool = False) -> process.Child:
         """Asks a container to end, without waiting: by SIGTERM, and 10 s later by SIGKILL.
 
         Args:
           name: name of the container; it is no error if there is none.
           kill: whether to use SIGKILL at once.
+
+        Returns:
+          The program that does it, which fails if there is no such container, or not yet.
         """
         # The CLI does the waiting, so that the caller can go on reading the container's output.
         verb = ["kill"] if kill else ["stop", "-t", "10"]
-        process.leave(["docker", *verb, name])
+        return process.leave(["docker", *verb, name])
+
+    def discard(self, name: str) -> None:
+        """Removes a container that was made and never started, and whoever is about to start it.
+
+        It is no error if there is none, or if it runs by now.
+        """
+        from docker.errors import APIError
+
+        process.kill("docker", "run", "--name", name)
+        with self._engine.errors(f"removing the container {name}"):
+            try:
+                self._engine.client.remove_container(name, v=True)
+            except APIError as error:
+                if error.status_code not in (404, 409):  # not there, or not without force
+                    raise
+
+    def of_jobs(self) -> dict[str, str]:
+        """The names of the containers of jobs, by the jobs' uids, whoever launched them."""
+        with self._engine.errors("looking for the containers of jobs"):
+            found = self._engine.client.containers(all=True, filters={"label": UID})
+        return {each["Labels"][UID]: each["Names"][0].removeprefix("/") for each in found}
 
     def remove(self, name: str) -> None:
         """Removes a container with its anonymous volumes; it is no error if there is none."""
@@ -257,39 +330,26 @@ class Containers:
             except NotFound:
                 return
 
-    def logs(self, name: str, follow: bool = False) -> Iterator[bytes]:
-        """What a container has printed, both streams in the order of their lines."""
+    def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        """What a container has printed, both streams in the order of their lines.
+
+        Args:
+          name: name of the container.
+          follow: whether to go on with what it prints until it ends.
+          tail: how many of the lines that there are now; None for all.
+        """
+        lines: int | Literal["all"] = "all" if tail is None else tail
+        from docker.errors import APIError, NotFound
+
         with self._engine.errors(f"reading the output of the container {name}"):
-            yield from self._engine.client.logs(name, stream=True, follow=follow)
-
-
-def _in_two_steps(command: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """Splits a `docker run` into the `docker create` and the `docker start` of its container."""
-    create, start = ["docker", "create"], ["docker", "start", "--attach", "--interactive"]
-    words = iter(command[2:])
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        if flag not in _START_FLAGS:
-            create.append(word)
-        elif flag == "--detach-keys" and not equals:
-            start += [word, next(words, "")]
-        else:
-            start.append(word)
-    return create, [*start, name]
-
-
-def _make(
-    create: Sequence[str], environment: Mapping[str, str], wants_end: Callable[[], bool]
-) -> tuple[int, bytes]:
-    """Runs a `docker create`; returns its exit code, and what it said on stderr."""
-    patience = round(_MAKING / _TICK)
-    # In a session of its own, out of reach of ^C: it would go, and the engine would go on.
-    with process.start(create, environment=environment) as child:
-        while not process.ended(child, _TICK) and patience:
-            patience -= wants_end()
-        ended = child.poll() is not None
-        said = child.stderr.read().strip() if ended and child.stderr else b""
-    return child.returncode, said
+            try:
+                yield from self._engine.client.logs(name, stream=True, follow=follow, tail=lines)
+            except NotFound:
+                return
+            except APIError as error:
+                # That of --log-driver none, for one: what has not been followed is lost.
+                if "does not support reading" not in str(error.explanation):
+                    raise
 
 
 def _pump(
@@ -313,53 +373,3 @@ def _pump(
 def _sleep(tick: Callable[[], None]) -> None:
     time.sleep(_TICK)
     tick()
-
-
-def _outcome(state: Mapping[str, Any]) -> Outcome:
-    """Reads the State of `docker inspect`."""
-    phase, code = state.get("Status"), int(state.get("ExitCode", 0))
-    started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
-    if phase == "created":
-        if state.get("Error"):
-            return Outcome(Status.FAILED, code or 1, _first_line(state["Error"]))
-        return Outcome(Status.SUBMITTED)
-    if phase not in ("exited", "dead"):
-        return Outcome(Status.RUNNING, started=started)
-    status, reason = _meaning(code)
-    if state.get("OOMKilled") and code:
-        reason = "out of memory"
-    return Outcome(status, code, reason, started, finished)
-
-
-def _outcome_without_container(code: int, printed: str) -> Outcome:
-    """The outcome when all there is are the exit code of `docker run` and what it printed."""
-    if code == 128 + signal.SIGKILL:
-        return Outcome(Status.FAILED, code, _meaning(code)[1])
-    said = _first_line(printed).removeprefix("docker: ") if printed.strip() else "no container"
-    return Outcome(Status.FAILED, code or 125, f"docker run failed: {said}")
-
-
-def _meaning(code: int) -> tuple[Status, str]:
-    if code == 0:
-        return Status.SUCCEEDED, ""
-    if 128 < code <= 128 + signal.NSIG:
-        try:
-            return Status.FAILED, f"signal {code - 128} ({signal.Signals(code - 128).name})"
-        except ValueError:
-            pass
-    return Status.FAILED, f"exit code {code}{_SHELL_CODES.get(code, '')}"
-
-
-# What shells, and the init process of a container, mean by these.
-_SHELL_CODES = {126: " (the command cannot be executed)", 127: " (command not found)"}
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0]
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    """Reads the engine's time, in which the year 1 means never."""
-    if not text or text.startswith("0001"):
-        return None
-    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)

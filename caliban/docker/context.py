@@ -138,6 +138,21 @@ def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:
     return total.hexdigest()[:16]
 
 
+def digest(files: Iterable[File]) -> str:
+    """Stands for path, mode and content of files, as 16 hexadecimal digits.
+
+    Raises:
+      UsageError: a file cannot be read.
+    """
+    total = hashlib.sha256()
+    try:
+        for file in files:
+            total.update(_identity(file))
+    except OSError as error:
+        _unreadable(error)
+    return total.hexdigest()[:16]
+
+
 def code_digest(plan: ImagePlan, excluded: Iterable[Path] = ()) -> str:
     """Names the code of a project as it is now: all that an image of it would hold a copy of.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from caliban import home, process
 from caliban.docker.dockerfile import LABEL
-from caliban.errors import EngineError
+from caliban.errors import EngineAwayError, EngineError
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -71,7 +72,7 @@ class Engine:
                 "Add yourself to the group 'docker' (sudo usermod -a -G docker $USER) and log in "
                 "again.",
             )
-        return EngineError(
+        return EngineAwayError(
             f"no Docker engine answers at {self.host}",
             "Start Docker (Docker Desktop on a Mac; 'sudo systemctl start docker' on Linux), or "
             "install it: https://docs.docker.com/engine/install/",
@@ -79,16 +80,23 @@ class Engine:
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
-        """Turns failures of the engine's API into an EngineError that says what was being done."""
+        """Turns failures of the engine's API into an EngineError that says what was being done.
+
+        It is an EngineAwayError if the same may succeed a little later.
+        """
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
 
         try:
             yield
         except APIError as error:
-            raise EngineError(f"the Docker engine failed at {doing}: {error.explanation}") from None
-        except (DockerException, RequestException) as error:
-            raise EngineError(
+            # While it stops, an engine answers with errors of its own.
+            kind = EngineAwayError if error.is_server_error() else EngineError
+            raise kind(f"the Docker engine failed at {doing}: {error.explanation}") from None
+        except (DockerException, RequestException, HTTPError, struct.error) as error:
+            # The last two: an answer that comes in pieces was cut off.
+            raise EngineAwayError(
                 f"the Docker engine at {self.host} stopped answering while {doing}: {error}",
                 "Check it with 'docker info'.",
             ) from None
@@ -110,6 +118,17 @@ class Engine:
             found = self.client.inspect_image(image_id)  # type: ignore[no-untyped-call]
         names = found.get("RepoTags") or []
         return next((name for name in names if name.startswith(f"{LABEL}:")), image_id)
+
+    def labels(self, image: str) -> dict[str, str] | None:
+        """The labels of an image; None if the engine hasn't got it."""
+        from docker.errors import ImageNotFound
+
+        with self.errors(f"looking up the image {image}"):
+            try:
+                found = self.client.inspect_image(image)  # type: ignore[no-untyped-call]
+            except ImageNotFound:
+                return None
+        return dict(found["Config"].get("Labels") or {})
 
     def is_ours(self, image: str) -> bool:
         """Whether caliban has built an image, so that it has the folders that jobs write to."""

@@ -3,8 +3,8 @@
 Migration N makes form N out of form N-1. Form 1 is what caliban 0.4 wrote; it kept no number and is
 known by its tables. A new database is made in today's form at once.
 
-Before `schema` changes again, the tables that `m002` fills are to be frozen here, as those of 0.4
-are.
+Before `schema` changes again, the tables of today are to be frozen in `forms` if a migration fills
+them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
-    Column,
     Connection,
-    DateTime,
-    Enum,
-    ForeignKey,
     Integer,
     MetaData,
     Row,
-    String,
-    Table,
     Text,
     cast,
     delete,
@@ -38,72 +31,13 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.schema import CreateColumn
 
 from caliban import terminal
 from caliban.errors import HistoryError
 from caliban.history import schema
 from caliban.history.database import BUSY_SECONDS, Database
-
-_V1 = MetaData()
-
-Table(
-    "container_specs",
-    _V1,
-    Column("id", Integer, primary_key=True),
-    Column("user", String),
-    Column("spec", JSON),
-    Column("created", DateTime(timezone=True), nullable=False),
-)
-Table(
-    "experiment_groups",
-    _V1,
-    Column("id", Integer, primary_key=True),
-    Column("name", String),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("user", String),
-)
-Table(
-    "experiments",
-    _V1,
-    Column("id", Integer, primary_key=True),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("args", JSON),
-    Column("kwargs", JSON),
-    Column("container_spec_id", Integer, ForeignKey("container_specs.id")),
-    Column("xgroup_id", Integer, ForeignKey("experiment_groups.id")),
-)
-Table(
-    "job_specs",
-    _V1,
-    Column("id", Integer, primary_key=True),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column(
-        "platform",
-        Enum("CAIP", "GKE", "LOCAL", "TEST", name="platform", create_constraint=True),
-        nullable=False,
-    ),
-    Column("experiment_id", Integer, ForeignKey("experiments.id")),
-)
-Table(
-    "jobs",
-    _V1,
-    Column("id", Integer, primary_key=True),
-    Column("created", DateTime(timezone=True), nullable=False),
-    Column("job_spec_id", Integer, ForeignKey("job_specs.id")),
-    Column("experiment_id", Integer, ForeignKey("experiments.id")),
-    Column("container", String, nullable=False),
-    Column(
-        "status",
-        Enum(
-            *("SUBMITTED", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED", "UNKNOWN"),
-            name="jobstatus",
-            create_constraint=True,
-        ),
-    ),
-    Column("details", JSON),
-    Column("user", String),
-)
+from caliban.history.forms import V1, V2
 
 
 def prepare(database: Database) -> None:
@@ -136,7 +70,8 @@ def _migrate(connection: Connection, database: Database) -> None:
     if version == 0:
         schema.metadata.create_all(connection)
     else:
-        with _backup(database.path) if database.path else contextlib.nullcontext():
+        # From form 2 on, a migration that fails is undone without a trace, and none loses anything.
+        with _backup(database.path) if database.path and version == 1 else contextlib.nullcontext():
             for migration in MIGRATIONS[version:]:
                 migration(connection)
     connection.execute(delete(schema.schema_version))
@@ -155,11 +90,11 @@ def _version(connection: Connection, database: Database) -> int:
                 "Upgrade with: pip install --upgrade caliban",
             )
         return int(version)
-    ours = names & set(_V1.tables)
-    if ours and ours != set(_V1.tables):
+    ours = names & set(V1.tables)
+    if ours and ours != set(V1.tables):
         raise HistoryError(
             f"{database.name} is no history of caliban's: it has a table {min(ours)}, "
-            f"but none named {min(set(_V1.tables) - ours)}",
+            f"but none named {min(set(V1.tables) - ours)}",
             "Nothing was changed. Name another database in CALIBAN_DB_URL.",
         )
     return 1 if ours else 0
@@ -192,7 +127,7 @@ def _backup(path: Path) -> Iterator[None]:
 
 def m001(connection: Connection) -> None:
     """The tables of caliban 0.4."""
-    _V1.create_all(connection)
+    V1.create_all(connection)
 
 
 def m002(connection: Connection) -> None:
@@ -202,9 +137,9 @@ def m002(connection: Connection) -> None:
     SQLite let 0.4 write, becomes NULL. The rows are copied in Python, as SQL that reads their times
     on SQLite and on PostgreSQL has no common form.
     """
-    for name in _V1.tables:
+    for name in V1.tables:
         connection.execute(text(f"ALTER TABLE {name} RENAME TO {name}_0_4"))
-    schema.metadata.create_all(connection)
+    V2.create_all(connection)
 
     groups = _merged_groups(connection)
     _fill(
@@ -275,7 +210,7 @@ def m002(connection: Connection) -> None:
         ),
     )
 
-    for table in reversed(_V1.sorted_tables):
+    for table in reversed(V1.sorted_tables):
         if connection.dialect.name == "sqlite":
             connection.execute(text(f"DROP TABLE {table.name}_0_4"))
         else:
@@ -287,12 +222,20 @@ def m002(connection: Connection) -> None:
             )
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002)
+def m003(connection: Connection) -> None:
+    """What jobs reported, why they failed, who wants them stopped, which devices they hold."""
+    for name in ("stop_requested", "metrics", "cause"):
+        column = CreateColumn(schema.jobs.c[name]).compile(connection)
+        connection.execute(text(f"ALTER TABLE jobs ADD COLUMN {column}"))
+    schema.leases.create(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003)
 
 
 def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:
     """The rows of a renamed table of 0.4 by id, with all but numbers as the text that is stored."""
-    table = _V1.tables[name].to_metadata(MetaData(), name=f"{name}_0_4")
+    table = V1.tables[name].to_metadata(MetaData(), name=f"{name}_0_4")
     columns = (
         column if isinstance(column.type, Integer) else cast(column, Text).label(column.name)
         for column in table.c
@@ -306,10 +249,10 @@ def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:
 
 
 def _fill(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> set[int]:
-    """Writes rows into a table of today; returns their ids."""
+    """Writes rows into a table of form 2; returns their ids."""
     ids: set[int] = set()
     while batch := list(itertools.islice(rows, 5000)):
-        connection.execute(insert(schema.metadata.tables[name]), batch)
+        connection.execute(insert(V2.tables[name]), batch)
         ids.update(row["id"] for row in batch)
     return ids
 

@@ -7,11 +7,26 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Row,
+    Select,
+    String,
+    Table,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from caliban.history import schema
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, Outcome, Status, Submission
+from caliban.model.report import Report
 
 # A row of this has all that a Job has. The joins are outer ones because rows of caliban 0.4 may
 # lack what they refer to.
@@ -30,6 +45,18 @@ JOBS = (
     .outerjoin(schema.experiment_groups)
 )
 
+_NEW_STATUS: Any = bindparam("new_status", type_=String)
+_NEW_FINISHED: Any = bindparam("new_finished", type_=schema.jobs.c.finished.type)
+
+# What fails after it was asked to stop has stopped; and so has what takes leave in order, with 0.
+_STOPS = and_(
+    schema.jobs.c.stop_requested.is_not(None),
+    or_(
+        Status.FAILED.value == _NEW_STATUS,
+        and_(Status.SUCCEEDED.value == _NEW_STATUS, schema.jobs.c.stop_requested <= _NEW_FINISHED),
+    ),
+)
+
 # The statements that change jobs. A status that is final stays.
 SETTLE = (
     update(schema.jobs)
@@ -38,15 +65,21 @@ SETTLE = (
         *(schema.jobs.c.status.is_distinct_from(each.value) for each in Status if each.is_final),
     )
     .values(
-        status=bindparam("new_status"),
+        status=case((_STOPS, Status.STOPPED.value), else_=_NEW_STATUS),
+        reason=case((_STOPS, "stopped"), else_=bindparam("new_reason", type_=String)),
         exit_code=bindparam("new_exit_code"),
-        reason=bindparam("new_reason"),
         # A platform may no longer say when a job started once it has ended.
         started=func.coalesce(
             bindparam("new_started", type_=schema.jobs.c.started.type), schema.jobs.c.started
         ),
-        finished=bindparam("new_finished"),
+        finished=_NEW_FINISHED,
     )
+)
+
+SET_REPORT = (
+    update(schema.jobs)
+    .where(schema.jobs.c.uid == bindparam("of_uid"))
+    .values(metrics=bindparam("new_metrics"), cause=bindparam("new_cause"))
 )
 
 SET_JOB_SPEC = (
@@ -65,6 +98,9 @@ SET_HANDLE = (
     .values(handle_target=bindparam("new_target"), handle_id=bindparam("new_id"))
 )
 
+# Of a statement; 999 is what SQLite before 3.32 takes.
+MOST_PARAMETERS = 900
+
 _JSON = json.JSONEncoder(default=dict)  # dict: for mappings of other types
 _CANONICAL_JSON = json.JSONEncoder(default=dict, sort_keys=True)
 
@@ -72,6 +108,10 @@ _CANONICAL_JSON = json.JSONEncoder(default=dict, sort_keys=True)
 def to_json(value: Any) -> str:
     """A value as the text that is stored, its keys in their order."""
     return _JSON.encode(value)
+
+
+# Of a statement; 999 is what SQLite before 3.32 takes.
+MOST_PARAMETERS = 900
 
 
 def digest(*parts: Any) -> str:
@@ -103,9 +143,9 @@ def ensure(
 def ids(connection: Connection, column: Column[str], keys: Sequence[str]) -> dict[str, int]:
     """The ids of the rows that have these values in a unique column."""
     found: dict[str, int] = {}
-    most = 900  # parameters of a statement; 999 is what SQLite before 3.32 takes
-    for start in range(0, len(keys), most):
-        query = select(column, column.table.c.id).where(column.in_(keys[start : start + most]))
+    for start in range(0, len(keys), MOST_PARAMETERS):
+        some = keys[start : start + MOST_PARAMETERS]
+        query = select(column, column.table.c.id).where(column.in_(some))
         found.update((key, number) for key, number in connection.execute(query))
     return found
 
@@ -122,7 +162,6 @@ def read_jobs(connection: Connection, query: Select[Any]) -> list[Job]:
 
 
 def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
-    args = _parsed(row.args)
     details = mapping(row.details)
     exit_code = row.exit_code
     if exit_code is None and isinstance(details.get("ret_code"), int):
@@ -137,9 +176,7 @@ def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
         user=row.user or "",
         group=row.group_name or "",
         experiment_id=row.experiment_id or 0,
-        experiment=Experiment(
-            tuple(map(str, args)) if isinstance(args, list) else (), mapping(row.params)
-        ),
+        experiment=experiment(row.args, row.params),
         container_spec_id=row.container_spec_id or 0,
         container_spec=container_spec,
         submission=Submission(platform, row.target or "", mapping(row.payload)),
@@ -151,7 +188,15 @@ def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
         owner=row.owner,
         created=row.created,
         details=details,
+        report=Report(mapping(row.metrics), row.cause or ""),
+        stop_requested=row.stop_requested,
     )
+
+
+def experiment(args: str | None, params: str | None) -> Experiment:
+    """An experiment from its two columns."""
+    words = _parsed(args)
+    return Experiment(tuple(map(str, words)) if isinstance(words, list) else (), mapping(params))
 
 
 def _parsed(stored: str | None) -> Any:

@@ -41,13 +41,13 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 # Every constraint has a name of ours, so that no table of an older form, renamed while its rows
 # are copied, stands in the way with a name that a server made up.
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-    }
-)
+NAMING_CONVENTION = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+}
+
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 # One row: the number of the newest migration that the database has been through.
 schema_version = Table("caliban_schema", metadata, Column("version", Integer, nullable=False))
@@ -122,7 +122,23 @@ jobs = Table(
     Column("started", UtcDateTime),
     Column("finished", UtcDateTime),
     Column("details", Text),
+    Column("stop_requested", UtcDateTime),
+    Column("metrics", Text),
+    Column("cause", Text),
     Index("ix_jobs_experiment", "experiment_id", "id"),
     Index("ix_jobs_user", "user", "id"),
     Index("ix_jobs_status", "user", "status"),
+)
+
+# A GPU that a job has to itself, as long as the row is there.
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("device", String, nullable=False),
+    Column("uid", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    UniqueConstraint("host", "device"),
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from caliban.errors import UsageError
-from caliban.history import rows, schema
+from caliban.history import rows, schema, uses
 from caliban.history.database import Database
+from caliban.history.leases import Leases
 from caliban.history.migrations import prepare
+from caliban.history.outlines import Outlines
+from caliban.history.queries import find_group
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.model.report import Report
 
 DEFAULT_URL = "sqlite:///~/.caliban/caliban.db"
 
@@ -37,16 +39,12 @@ class Recorded:
     handle: Handle | None
 
 
-class HistoryStore:
+class HistoryStore(Outlines):
     """The history of all users of one database.
 
     Each method is one transaction, safe beside other threads and processes, and raises HistoryError
     when the database fails.
     """
-
-    def __init__(self, database: Database) -> None:
-        """Use `open`."""
-        self._database = database
 
     @classmethod
     def open(cls, url: str = DEFAULT_URL) -> Self:
@@ -107,7 +105,8 @@ class HistoryStore:
         container_spec: Mapping[str, Any],
         requests: Sequence[JobRequest],
         plan: Callable[[int, JobRequest], tuple[Submission, Handle | None]],
-    ) -> list[Recorded]:
+        suffices: Callable[[JobRequest, Job], bool] | None = None,
+    ) -> tuple[list[Recorded], list[Job]]:
         """Writes down jobs as SUBMITTED, all or none of them.
 
         Args:
@@ -119,15 +118,19 @@ class HistoryStore:
           requests: what is wanted.
           plan: says, for a job's id and what is wanted, what is to be sent and how to find it, if
             that is known by now. It is called while others wait, and must be quick.
+          suffices: whether a job that the experiment has in this group already makes the one that
+            is wanted superfluous. Asked under a lock: of two launches at one moment that want the
+            same, one sees the other's jobs.
 
         Returns:
-          The jobs, in the order of the requests.
+          The jobs, in the order of the requests, without those that are superfluous; and the jobs
+          that make those so.
 
         Raises:
           HistoryError: the database fails, or has a job with one of the uids.
         """
         if not requests:
-            return []
+            return [], []
         now = datetime.datetime.now(datetime.UTC)
         spec = rows.digest(user, container_spec)
         wanted = [
@@ -138,7 +141,7 @@ class HistoryStore:
             _add_group(connection, user, group, now)
             # On a server the lock makes launches into one group take turns: they insert the same
             # rows, and in another order they would block one another for good.
-            group_id = connection.execute(_find_group(user, group).with_for_update()).scalar_one()
+            group_id = connection.execute(find_group(user, group).with_for_update()).scalar_one()
             spec_id = rows.ensure(
                 connection,
                 schema.container_specs,
@@ -158,6 +161,15 @@ class HistoryStore:
                     for digest, request in zip(wanted, requests, strict=True)
                 },
             )
+            experiments_of = [experiment_ids[digest] for digest in wanted]
+            enough = _sufficient(connection, experiments_of, requests, suffices) if suffices else {}
+            missing = [
+                (experiment, request)
+                for experiment, request in zip(experiments_of, requests, strict=True)
+                if request.uid not in enough
+            ]
+            if not missing:
+                return [], list(enough.values())
             connection.execute(
                 schema.jobs.insert(),
                 [
@@ -166,24 +178,94 @@ class HistoryStore:
                         "user": user,
                         "owner": owner,
                         "created": now,
-                        "experiment_id": experiment_ids[experiment],
+                        "experiment_id": experiment,
                         "image": request.image,
                         "status": Status.SUBMITTED.value,
                         "reason": "",
                     }
-                    for experiment, request in zip(wanted, requests, strict=True)
+                    for experiment, request in missing
                 ],
             )
-            ids = rows.ids(connection, schema.jobs.c.uid, [each.uid for each in requests])
+            ids = rows.ids(connection, schema.jobs.c.uid, [each.uid for _, each in missing])
             recorded = [
                 Recorded(ids[request.uid], request, *plan(ids[request.uid], request))
-                for request in requests
+                for _, request in missing
             ]
-            _add_job_specs(connection, recorded, [experiment_ids[each] for each in wanted], now)
-            return recorded
+            _add_job_specs(connection, recorded, [experiment for experiment, _ in missing], now)
+            return recorded, list(enough.values())
+
+    def claim(self, uid: str, owner: str, now: datetime.datetime) -> bool:
+        """Writes down that a job runs from now on, unless it is not waiting any more.
+
+        One that the process has adopted while it ran does so as well.
+
+        Args:
+          uid: of the job.
+          owner: the process that runs it, see Job.
+          now: when it starts.
+
+        Returns:
+          Whether the job may be started; False if somebody has stopped or started it.
+        """
+        is_mine = (schema.jobs.c.status == Status.RUNNING.value) & (schema.jobs.c.owner == owner)
+        waits = (
+            schema.jobs.c.uid == uid,
+            (schema.jobs.c.status == Status.SUBMITTED.value) | is_mine,
+        )
+        running = {"status": Status.RUNNING.value, "started": now, "owner": owner}
+        with self._database.writing() as connection:
+            return (
+                connection.execute(update(schema.jobs).where(*waits).values(running)).rowcount == 1
+            )
+
+    def adopt(self, uid: str, old: str, new: str) -> bool:
+        """Makes another process the owner of a running job; False if it has another one by now.
+
+        Args:
+          uid: of the job.
+          old: its owner so far, see Job.
+          new: its owner from now on.
+        """
+        mine = (schema.jobs.c.uid == uid, schema.jobs.c.owner == old)
+        with self._database.writing() as connection:
+            changed = connection.execute(update(schema.jobs).where(*mine).values(owner=new))
+            return changed.rowcount == 1
+
+    def request_stop(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
+        """Writes down that running jobs are to end: those that end from now on have been stopped.
+
+        Returns:
+          The uids of those that had not ended by themselves.
+        """
+        return self._stop(uids, Status.RUNNING, {"stop_requested": now})
+
+    def cancel(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
+        """Ends jobs that wait for their start; returns the uids of those that did."""
+        stopped = {"status": Status.STOPPED.value, "reason": "stopped before it started"}
+        times = {"stop_requested": now, "finished": now}
+        return self._stop(uids, Status.SUBMITTED, {**stopped, **times})
+
+    def _stop(self, uids: Sequence[str], status: Status, values: Mapping[str, Any]) -> list[str]:
+        """Changes those of the jobs that have a status, and returns their uids."""
+        this = (schema.jobs.c.uid == bindparam("of_uid"), schema.jobs.c.status == status.value)
+        change = update(schema.jobs).where(*this).values(values)
+        with self._database.writing() as connection:
+            changed = ((uid, connection.execute(change, {"of_uid": uid})) for uid in sorted(uids))
+            return [uid for uid, result in changed if result.rowcount]
+
+    def leases(self, host: str) -> Leases:
+        """The leases of the devices of a machine."""
+        return Leases(self._database, host)
+
+    def image_uses(self) -> list[uses.Use]:
+        """Which groups use which images."""
+        return uses.find(self._database)
 
     def settle(
-        self, outcomes: Mapping[str, Outcome], handles: Mapping[str, Handle] | None = None
+        self,
+        outcomes: Mapping[str, Outcome],
+        handles: Mapping[str, Handle] | None = None,
+        reports: Mapping[str, Report] | None = None,
     ) -> None:
         """Writes down what has become of jobs.
 
@@ -193,6 +275,7 @@ class HistoryStore:
         Args:
           outcomes: what is known now, by uid.
           handles: how to find jobs that have been submitted since they were recorded, by uid.
+          reports: what jobs have said of themselves, by uid.
         """
         # In the order of the uids, in which a server locks the rows: two processes that settle the
         # same jobs then never wait for each other in a circle.
@@ -212,9 +295,14 @@ class HistoryStore:
             {"of_uid": uid, "new_target": handle.target, "new_id": handle.id}
             for uid, handle in sorted((handles or {}).items())
         ]
-        if known or found:
+        said = [
+            {"of_uid": uid, "new_metrics": rows.to_json(each.metrics), "new_cause": each.cause}
+            for uid, each in sorted((reports or {}).items())
+        ]
+        changes = ((rows.SET_HANDLE, found), (rows.SET_REPORT, said), (rows.SETTLE, known))
+        if known or found or said:
             with self._database.writing() as connection:
-                for statement, values in ((rows.SET_HANDLE, found), (rows.SETTLE, known)):
+                for statement, values in changes:
                     if values:
                         connection.execute(statement, values)
 
@@ -226,77 +314,6 @@ class HistoryStore:
             details = rows.to_json({**rows.mapping(stored), key: value})
             connection.execute(update(schema.jobs).where(of_job).values(details=details))
 
-    def job(self, user: str, number: int) -> Job:
-        """A job of a user.
-
-        Raises:
-          UsageError: the user has no job of that number.
-        """
-        mine = (schema.jobs.c.user == user, schema.jobs.c.id == number)
-        with self._database.reading() as connection:
-            found = rows.read_jobs(connection, rows.JOBS.where(*mine))
-        if not found:
-            raise UsageError(
-                f"{user} has no job {number}", "'caliban status' shows the numbers of the jobs."
-            )
-        return found[0]
-
-    def open_jobs(self, user: str, group: str | None = None) -> list[Job]:
-        """The jobs of a user, or of one group, that had not ended when they were last heard of.
-
-        Raises:
-          UsageError: the user has no such group.
-        """
-        with self._database.reading() as connection:
-            is_open = schema.jobs.c.status.in_([Status.SUBMITTED.value, Status.RUNNING.value])
-            query = rows.JOBS.where(schema.jobs.c.user == user, is_open)
-            if group is not None:
-                group_id = _existing_group(connection, user, group)
-                query = query.where(schema.experiments.c.group_id == group_id)
-            # Sorted here: asked to sort, SQLite goes through all jobs of the user in their order.
-            return sorted(rows.read_jobs(connection, query), key=lambda job: job.id)
-
-    def recent_jobs(self, user: str, limit: int) -> list[Job]:
-        """The newest jobs of a user over all groups, the oldest first.
-
-        Args:
-          user: whose jobs.
-          limit: how many at most; 0 for all.
-        """
-        query = rows.JOBS.where(schema.jobs.c.user == user).order_by(schema.jobs.c.id.desc())
-        with self._database.reading() as connection:
-            return rows.read_jobs(connection, query.limit(limit) if limit else query)[::-1]
-
-    def group_jobs(self, user: str, group: str, per_experiment: int) -> list[Job]:
-        """The newest jobs of each experiment of a group, by experiment and then by age.
-
-        Args:
-          user: whose group.
-          group: its name.
-          per_experiment: how many jobs of each experiment at most; 0 for all.
-
-        Raises:
-          UsageError: the user has no such group.
-        """
-        age = func.row_number().over(
-            partition_by=schema.jobs.c.experiment_id, order_by=schema.jobs.c.id.desc()
-        )
-        with self._database.reading() as connection:
-            group_id = _existing_group(connection, user, group)
-            by_age = (
-                select(schema.jobs.c.id, age.label("age"))
-                .join(schema.experiments)
-                .where(schema.experiments.c.group_id == group_id)
-                .subquery()
-            )
-            chosen = select(by_age.c.id)
-            if per_experiment:
-                chosen = chosen.where(by_age.c.age <= per_experiment)
-            query = rows.JOBS.where(schema.jobs.c.id.in_(chosen))
-            return rows.read_jobs(
-                connection, query.order_by(schema.jobs.c.experiment_id, schema.jobs.c.id)
-            )
-
 
 def _add_group(connection: Connection, user: str, name: str, now: datetime.datetime) -> bool:
     """Makes a group; returns False if the user has one of that name."""
@@ -307,6 +324,29 @@ def _add_group(connection: Connection, user: str, name: str, now: datetime.datet
         )
     )
     return added.rowcount == 1
+
+
+def _sufficient(
+    connection: Connection,
+    experiment_ids: Sequence[int],
+    requests: Sequence[JobRequest],
+    suffices: Callable[[JobRequest, Job], bool],
+) -> dict[str, Job]:
+    """By the uid of a request, the job that makes it superfluous, if there is one."""
+    known: dict[int, list[Job]] = {}
+    numbers = sorted(set(experiment_ids))
+    for start in range(0, len(numbers), rows.MOST_PARAMETERS):
+        some = numbers[start : start + rows.MOST_PARAMETERS]
+        query = rows.JOBS.where(schema.jobs.c.experiment_id.in_(some))
+        for job in rows.read_jobs(connection, query):
+            known.setdefault(job.experiment_id, []).append(job)
+    enough: dict[str, Job] = {}
+    for experiment, request in zip(experiment_ids, requests, strict=True):
+        # The newest counts, where several suffice: a server gives them in any order.
+        for job in sorted(known.get(experiment, ()), key=lambda job: job.id):
+            if suffices(request, job):
+                enough[request.uid] = job
+    return enough
 
 
 def _add_job_specs(
@@ -349,29 +389,3 @@ def _add_job_specs(
             for digest, job in zip(digests, jobs, strict=True)
         ],
     )
-
-
-def _find_group(user: str, name: str) -> Select[Any]:
-    groups = schema.experiment_groups.c
-    return select(groups.id).where(groups.user == user, groups.name == name)
-
-
-def _existing_group(connection: Connection, user: str, name: str) -> int:
-    """The id of a group.
-
-    Raises:
-      UsageError: the user has none of that name; its hint has those that come near.
-    """
-    found = connection.execute(_find_group(user, name)).scalar()
-    if found is not None:
-        return int(found)
-    groups = schema.experiment_groups.c
-    newest = select(groups.name).where(groups.user == user).order_by(groups.id.desc()).limit(1000)
-    names = [str(other) for other in connection.execute(newest).scalars()]
-    if near := difflib.get_close_matches(name, names):
-        hint = f"Did you mean {' or '.join(near)}?"
-    elif names:
-        hint = f"The newest are: {', '.join(names[:5])}."
-    else:
-        hint = f"No experiment group of {user} has been recorded yet."
-    raise UsageError(f"no experiment group '{name}'", hint)

@@ -103,3 +103,16 @@ def _fragment(params: Mapping[str, Value], style: Json) -> str:
 def _joined(fragments: Sequence[str], style: Json) -> str:
     """Joins what there is: a flag that is false has no text."""
     return style.comma.join(filter(None, fragments))
+
+
+def quoted(experiment: Experiment) -> str:
+    """The arguments of an experiment, as they would be typed into a shell."""
+    return " ".join(map(_quote, experiment.flags()))
+
+
+def _quote(word: str) -> str:
+    """A word as a shell takes it, on one line and without what would steer a terminal."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
+    return f"$'{escaped}'"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caliban.model.experiment import Experiment
+from caliban.model.report import Report
 
 
 class Status(enum.Enum):
@@ -41,6 +42,7 @@ class JobRequest:
       image: reference or id of the image to run.
       group: name of the experiment group.
       index: place of the job in its launch, from 0.
+      settings: how it is run, in the platform's own words.
       output: where the files go that it writes into its output directory: a directory of its own;
         "" for a job without one.
     """
@@ -50,6 +52,7 @@ class JobRequest:
     image: str
     group: str
     index: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
     output: str = ""
 
 
@@ -139,6 +142,8 @@ class Job:
       outcome: what is known of it.
       owner: the process that launched it, see process.identity(); empty when none is needed.
       created: when it was written down (UTC).
+      report: what it said of itself.
+      stop_requested: when somebody asked it to end (UTC); None if nobody did.
       details: what else is recorded of it: "code", the digest of code that was mounted live; for
         jobs of caliban 0.4, what that wrote.
     """
@@ -158,3 +163,5 @@ class Job:
     owner: str
     created: datetime.datetime
     details: Mapping[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=lambda: Report({}))
+    stop_requested: datetime.datetime | None = None

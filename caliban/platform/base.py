@@ -20,8 +20,14 @@ class Backend(Protocol):
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Outcome]:
         """What became of jobs; a job that the platform doesn't know is missing."""
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: Handle) -> object:
         """Asks a job to end; returns before it has."""
 
-    def logs(self, handle: Handle, follow: bool) -> Iterator[bytes]:
-        """What a job has printed, and with `follow` what it prints until it ends."""
+    def logs(self, handle: Handle, follow: bool, tail: int | None) -> Iterator[bytes]:
+        """What a job has printed, and with `follow` what it prints until it ends.
+
+        Args:
+          handle: of the job.
+          follow: see above.
+          tail: how many of the lines that there are now; None for all.
+        """

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from caliban.model.image import OUTPUT, OUTPUT_VARIABLE
@@ -21,17 +21,18 @@ class Containers(Protocol):
     """What is needed of an engine, see docker.containers."""
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> Child: ...  # noqa: D102
-    def follow(  # noqa: D102
-        self,
-        child: Child,
-        name: str,
-        write: Callable[[int, bytes], None],
-        tick: Callable[[], None],
-    ) -> Outcome: ...
     def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]: ...  # noqa: D102
-    def stop(self, name: str, kill: bool = False) -> None: ...  # noqa: D102
+    def pass_on(  # noqa: D102
+        self, child: Child, write: Callable[[int, bytes], None], tick: Callable[[], None]
+    ) -> tuple[int, str]: ...
+    def unstarted(self, code: int, printed: str) -> Outcome | None: ...  # noqa: D102
+    def stop(self, name: str, kill: bool = False) -> Child: ...  # noqa: D102
+    def discard(self, name: str) -> None: ...  # noqa: D102
+    def of_jobs(self) -> dict[str, str]: ...  # noqa: D102
     def remove(self, name: str) -> None: ...  # noqa: D102
-    def logs(self, name: str, follow: bool = False) -> Iterator[bytes]: ...  # noqa: D102
+    def logs(  # noqa: D102
+        self, name: str, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Options:
     Attributes:
       command: argv before the job's own arguments, instead of what the image itself starts.
       gpus: arguments of `docker run` that give it the GPUs.
+      gpus_per_job: how many of them each gets to itself; 0 if it gets all.
       user: uid:gid that the job runs as.
       directory: where it starts; "" for where the image says.
       mounts: files that it sees.
@@ -62,6 +64,7 @@ class Options:
 
     command: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
+    gpus_per_job: int = 0
     user: str = ""
     directory: str = ""
     mounts: tuple[Mount, ...] = ()
@@ -69,6 +72,37 @@ class Options:
     environment: tuple[tuple[str, str | None], ...] = ()
     run_args: tuple[str, ...] = ()
     secrets: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON, without what is as usual; `from_json` reads it back.
+
+        Of the secrets there are the names only, which their values are not recorded with.
+        """
+        usual = Options()
+        found = {key: value for key, value in asdict(self).items() if value != getattr(usual, key)}
+        return {**found, "secrets": [name for name, _ in self.secrets]} if self.secrets else found
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Options:
+        """Reads what `to_json` wrote; the values of secrets are empty.
+
+        Raises:
+          TypeError: it was not written by that.
+        """
+        listed: dict[str, Any] = {
+            key: tuple(each) if isinstance(each, list) else each for key, each in value.items()
+        }
+        listed |= {
+            "mounts": tuple(Mount(**each) for each in value.get("mounts", ())),
+            "environment": tuple((name, text) for name, text in value.get("environment", ())),
+            "secrets": tuple((name, "") for name in value.get("secrets", ())),
+        }
+        return cls(**listed)
+
+
+def _name(uid: str) -> str:
+    """The name of a job's container."""
+    return f"caliban-{uid}"
 
 
 def docker_run(
@@ -92,7 +126,7 @@ def docker_run(
         command += ["--user", options.user]
     if options.directory:
         command += ["--workdir", options.directory]
-    if options.gpus and not _chooses_gpus(options.run_args):
+    if options.gpus and not chooses_gpus(options.run_args):
         command += options.gpus
     for variable, setting in options.environment:
         command += ["--env", variable if setting is None else f"{variable}={setting}"]
@@ -109,18 +143,28 @@ def docker_run(
 class LocalBackend(Backend):
     """The Backend of this machine, whose jobs can also be followed from their first byte on."""
 
-    def __init__(self, containers: Containers, host: str, options: Options = Options()) -> None:
+    def __init__(
+        self, containers: Containers, host: str, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        """Takes the engine.
+
+        Args:
+          containers: of the engine.
+          host: its address.
+          secrets: variables that jobs find, whose values are in no command; see hide_secrets.
+        """
         self._containers = containers
-        self._options = options
+        self._secrets = secrets or {}
         self._children: dict[Handle, Child] = {}
-        self.target = f"{socket.gethostname()} {host}"
+        self.machine = socket.gethostname()
+        self.target = f"{self.machine} {host}"
 
     def plan(self, request: JobRequest) -> Submission:
-        """Writes the `docker run` of a job."""
-        options = self._options
+        """Writes the `docker run` of a job, whose settings are Options."""
+        options = Options.from_json(request.settings)
         environment: dict[str, str | None] = {"PYTHONUNBUFFERED": "1", **dict(options.environment)}
         mounts = options.mounts
-        payload: dict[str, Any] = {}
+        payload: dict[str, Any] = {"settings": request.settings}
         if request.output:
             environment[OUTPUT_VARIABLE] = OUTPUT
             mounts = (*mounts, Mount(request.output, OUTPUT, writable=True))
@@ -129,50 +173,92 @@ class LocalBackend(Backend):
         environment |= {"COLUMNS": None, "LINES": None}
         command = docker_run(
             replace(options, environment=tuple(environment.items()), mounts=mounts),
-            f"caliban-{request.uid}",
+            _name(request.uid),
             {"uid": request.uid, "xgroup": request.group},
             request.image,
             request.experiment.flags(),
         )
         return Submission(NAME, self.target, {"command": command, **payload})
 
+    def handle_of(self, uid: str) -> Handle:
+        """Where a job of this uid would be found."""
+        return Handle(NAME, self.target, _name(uid))
+
     def handle(self, submission: Submission) -> Handle:
         """Where the job of a submission will be found: the name of its container."""
         command = submission.payload["command"]
         return Handle(NAME, submission.target, command[command.index("--name") + 1])
 
-    def submit(self, submission: Submission) -> Handle:
-        """Starts the container. Its name is made from the uid, and the engine takes a name once."""
+    def submit(self, submission: Submission, gpus: Sequence[str] = ()) -> Handle:
+        """Starts the container. Its name is made from the uid, and the engine takes a name once.
+
+        Args:
+          submission: what `plan` returned.
+          gpus: arguments of `docker run` that take the place of those that give it all GPUs.
+        """
         handle = self.handle(submission)
+        command = list(submission.payload["command"])
+        if gpus:
+            everything = list(submission.payload["settings"]["gpus"])
+            at = next(
+                index
+                for index in range(len(command))
+                if command[index : index + len(everything)] == everything
+            )
+            command[at : at + len(everything)] = gpus
         self._children[handle] = self._containers.start(
-            submission.payload["command"], {**terminal_size(), **dict(self._options.secrets)}
+            command, {**terminal_size(), **self._secrets}
         )
         return handle
 
     def follow(
         self, handle: Handle, write: Callable[[int, bytes], None], tick: Callable[[], None]
-    ) -> Outcome:
-        """Passes on the output of a job that was just submitted, until it has ended.
+    ) -> tuple[int, str]:
+        """Passes on the output of a job that was just submitted, as long as `docker run` does.
+
+        That is until the job has ended, unless it could not be started, or the engine went away.
 
         Args:
           handle: of the job.
           write: called with 1 (stdout) or 2 (stderr) and the bytes, as they arrive.
           tick: called several times a second.
+
+        Returns:
+          The exit code of `docker run`, and how what was printed begins.
         """
-        return self._containers.follow(self._children.pop(handle), handle.id, write, tick)
+        return self._containers.pass_on(self._children.pop(handle), write, tick)
+
+    def unstarted(self, code: int, printed: str) -> Outcome | None:
+        """The outcome of a job that `follow` found not started; None if it may be tried again."""
+        return self._containers.unstarted(code, printed)
+
+    def discard(self, handle: Handle) -> None:
+        """Sees to it that a job which does not run yet won't be started by somebody else."""
+        self._containers.discard(handle.id)
+
+    def containers(self) -> dict[str, Handle]:
+        """Where the containers of jobs are, by uid: all that the engine has, whoever's they are."""
+        found = self._containers.of_jobs()
+        return {uid: Handle(NAME, self.target, name) for uid, name in found.items()}
 
     def status(self, handles: Sequence[Handle]) -> dict[Handle, Outcome]:
         """Asks the engine what became of jobs."""
         found = self._containers.outcomes([handle.id for handle in handles])
         return {handle: found[handle.id] for handle in handles if handle.id in found}
 
-    def stop(self, handle: Handle, kill: bool = False) -> None:
-        """Asks a job to end by SIGTERM, and 10 s later, or at once with `kill`, by SIGKILL."""
-        self._containers.stop(handle.id, kill)
+    def stop(self, handle: Handle, kill: bool = False) -> Child:
+        """Asks a job to end by SIGTERM, and 10 s later, or at once with `kill`, by SIGKILL.
 
-    def logs(self, handle: Handle, follow: bool = False) -> Iterator[bytes]:
+        Returns:
+          The program that does it, which fails if the job has no container, or not yet.
+        """
+        return self._containers.stop(handle.id, kill)
+
+    def logs(
+        self, handle: Handle, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
         """What a job has printed, as long as its container is there."""
-        return self._containers.logs(handle.id, follow)
+        return self._containers.logs(handle.id, follow, tail)
 
     def release(self, handle: Handle) -> None:
         """Removes the container of a job whose outcome and output have been kept."""
@@ -213,7 +299,7 @@ _SECRET = re.compile(
 )
 
 
-def _chooses_gpus(run_args: Sequence[str]) -> bool:
+def chooses_gpus(run_args: Sequence[str]) -> bool:
     """Whether the user's own arguments say which GPUs a container gets."""
     return any(
         word.startswith(("--gpus", "--runtime")) or "nvidia.com/gpu" in word for word in run_args

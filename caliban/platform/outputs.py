@@ -78,3 +78,8 @@ def make(path: Path) -> None:
             (new / OUTPUTS_MARK).write_text(_MARK)
     except OSError as error:
         raise CalibanError(f"cannot make the output directory {path}: {error.strerror}") from None
+
+
+def has_files(path: Path) -> bool:
+    """Whether a job has written something into its directory."""
+    return any(each.name != OUTPUTS_MARK for each in path.iterdir())

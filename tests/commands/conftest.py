@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands.noise import SOURCE
 from tests.workshop import Workshop
 
 JOB = '''
@@ -70,6 +73,14 @@ def sweep(project: Path, workshop: Workshop) -> Path:
 
 
 @pytest.fixture
+def noise(project: Path, workshop: Workshop) -> Path:
+    """The working directory of a test: a project with the module trainer.noise."""
+    (project / "trainer" / "train.py").unlink()
+    (project / "trainer" / "noise.py").write_text(SOURCE)
+    return project
+
+
+@pytest.fixture
 def experiments(sweep: Path) -> Callable[[Any], str]:
     """Writes an experiment file and returns its name."""
 
@@ -108,3 +119,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def kept_output(home: Path) -> dict[str, str]:
+    """What jobs have printed so far, by their uids, as it is kept."""
+    found = {}
+    for log in home.glob(".caliban/logs/*"):
+        # A log that has ended meanwhile has another name now.
+        with contextlib.suppress(FileNotFoundError):
+            is_packed = log.name.endswith(".gz")
+            content = gzip.decompress(log.read_bytes()) if is_packed else log.read_bytes()
+            found[log.name.partition(".")[0]] = content.decode()
+    return found

@@ -64,6 +64,17 @@ def test_an_edit_is_live_without_a_build_and_the_history_tells_the_code_apart(
     assert "extra dirs: None, live code\n" in status
 
 
+def test_live_code_that_has_changed_is_run_again_in_its_group(
+    caliban: Caliban, sweep: Path
+) -> None:
+    launch = (*LIVE, "--xgroup", "again", "trainer.job", "--", "--say", "hi")
+    first, same = caliban(*launch), caliban(*launch)
+    (sweep / "trainer/job.py").write_text("print('edited')\n")
+    edited = caliban(*launch)
+    assert [first.stdout, same.stdout, edited.stdout] == ["hi\n", "", "edited\n"], edited.stderr
+    assert len({row["image"] for row in jobs(caliban)}) == 1
+
+
 def test_what_is_secret_in_the_project_is_not_there_for_the_job(
     caliban: Caliban, sweep: Path, home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

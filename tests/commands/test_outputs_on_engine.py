@@ -148,7 +148,7 @@ def test_another_history_gets_directories_beside_those_that_are_there(
     (sweep / "out/g/1/kept").write_text("of another history")
     flags = ("--live", "--output", "out", "--xgroup", "g")
     done = caliban(*RUN, *flags, "trainer.job", "--", "--keep", "new", "--env", "CALIBAN_OUTPUT")
-    assert done.stdout == "/output\n"
+    assert done.stdout == "/output\n", done.stderr
     [row] = jobs(caliban)
     assert row["output"] == f"{sweep}/out/g/1-{row['uid'][:6]}"
     assert kept(sweep / "out/g") == {

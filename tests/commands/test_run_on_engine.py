@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from caliban.docker.engine import Engine
-from tests.commands.conftest import Start
+from tests.commands.conftest import Start, kept_output
 from tests.conftest import Caliban
 
 RUN = ("run", "--nogpu")
@@ -55,7 +56,7 @@ def test_a_sweep_runs_every_experiment_in_order_and_leaves_no_container(
 
 
 def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
-    caliban: Caliban, experiments: Write
+    caliban: Caliban, experiments: Write, home: Path
 ) -> None:
     name = experiments([{"say": "a"}, {"complain": "too bad", "exit": 7}, {"say": "b"}])
     done = caliban(*RUN, "--experiment_config", name, "--xgroup", "mixed", "trainer.job")
@@ -66,10 +67,13 @@ def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
     assert "1 FAILED" in summary
     assert "--complain 'too bad' --exit 7" in summary
     assert "caliban status --xgroup mixed" in summary
-    log = next(word for word in summary.split() if word.endswith(".log"))
-    assert Path(log).read_text() == "too bad\n"
-    assert Path(log).stat().st_mode & 0o777 == 0o600
-    assert [row["exit_code"] for row in jobs(caliban)] == [0, 7, 0]
+    rows = jobs(caliban)
+    assert [row["exit_code"] for row in rows] == [0, 7, 0]
+    assert f"its output: caliban logs {rows[1]['job']}" in summary
+    assert caliban("logs", str(rows[1]["job"])).stdout == "too bad\n"
+    assert kept_output(home)[rows[1]["uid"]] == "too bad\n"
+    modes = {log.stat().st_mode & 0o777 for log in home.glob(".caliban/logs/*")}
+    assert modes == {0o600}
 
 
 @pytest.mark.parametrize(
@@ -208,14 +212,131 @@ def test_a_run_that_asks_for_its_container_to_be_removed_has_an_outcome(
     assert [(row["status"], row["exit_code"]) for row in jobs(caliban)] == [("FAILED", 4)]
 
 
-def test_running_the_same_experiment_again_adds_a_job_to_it(caliban: Caliban, sweep: Path) -> None:
-    for _ in range(2):
-        caliban(*RUN, "--xgroup", "again", "trainer.job", "--", "--say", "hi")
+def test_an_experiment_that_has_succeeded_is_not_run_again_in_its_group(
+    caliban: Caliban, experiments: Write
+) -> None:
+    launch = (*RUN, "--xgroup", "again", "--experiment_config")
+    first = caliban(*launch, experiments({"say": ["a", "b"], "exit": 0}), "trainer.job")
+    assert first.returncode == 0, first.stderr
+    more = caliban(*launch, experiments({"say": ["a", "b", "c"], "exit": 0}), "trainer.job")
+    assert (more.returncode, more.stdout) == (0, "c\n")
+    assert "Skipped: 2 experiments succeeded before with this image (--rerun)" in more.stderr
+    assert "Experiment group again: 1 job\n" in more.stderr
+    none = caliban(*launch, "experiment.json", "trainer.job")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "Experiment group again: nothing to run" in none.stderr
+    assert len(jobs(caliban, "--xgroup", "again")) == 3
+
+
+def test_rerun_adds_a_job_to_an_experiment_that_has_succeeded(
+    caliban: Caliban, sweep: Path
+) -> None:
+    for flags in ([], ["--rerun"]):
+        done = caliban(*RUN, *flags, "--xgroup", "again", "trainer.job", "--", "--say", "hi")
+        assert done.stdout == "hi\n"
     rows = jobs(caliban, "--xgroup", "again")
     assert len(rows) == 2
     assert len({row["experiment"] for row in rows}) == 1
     latest = caliban("status", "--xgroup", "again", "--json")
     assert [row["job"] for row in json.loads(latest.stdout)] == [rows[1]["job"]]
+
+
+def test_what_failed_is_run_again_and_what_the_code_has_changed_for_too(
+    caliban: Caliban, experiments: Write, sweep: Path
+) -> None:
+    name = experiments({"say": ["a", "b"]})
+    (sweep / "trainer" / "job.py").write_text(
+        "import sys\nprint(sys.argv[2])\nsys.exit(sys.argv[2] == 'b')\n"
+    )
+    launch = (*RUN, "--xgroup", "again", "--experiment_config", name, "trainer.job")
+    assert [caliban(*launch).stdout for _ in range(2)] == ["a\nb\n", "b\n"]
+    (sweep / "trainer" / "job.py").write_text("import sys\nprint(sys.argv[2])\n")
+    assert caliban(*launch).stdout == "a\nb\n"
+
+
+def test_resume_runs_what_has_not_succeeded_with_the_image_and_the_flags_that_it_had(
+    caliban: Caliban, experiments: Write, sweep: Path, engine: Engine
+) -> None:
+    flag = sweep / "shared"
+    flag.mkdir()
+    (sweep / "trainer" / "job.py").write_text(
+        "import os, sys\nprint(*sys.argv[1:], os.environ['LEVEL'])\n"
+        "sys.exit('b' in sys.argv and not os.path.exists('/shared/mended'))\n"
+    )
+    name = experiments({"say": ["a", "b"]})
+    run_args = f"--docker_run_args=--env LEVEL=3 -v '{flag}:/shared'"
+    launch = (*RUN, run_args, "--xgroup", "again", "--experiment_config", name)
+    assert caliban(*launch, "trainer.job", "--", "--first").returncode == 1
+    (sweep / "trainer" / "job.py").write_text("print('changed since')\n")
+    (flag / "mended").touch()
+    done = caliban("run", "--resume", "again")
+    assert (done.returncode, done.stdout) == (0, "--first --say b 3\n"), done.stderr
+    rows = jobs(caliban, "--xgroup", "again")
+    assert [row["status"] for row in rows] == ["SUCCEEDED", "FAILED", "SUCCEEDED"]
+    assert len({row["image"] for row in rows}) == 1
+    nothing = caliban("run", "--resume", "again")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "every experiment has succeeded" in nothing.stderr
+    assert containers(engine, rows) == []
+
+
+def test_what_resume_cannot_do_is_a_mistake_of_use(caliban: Caliban, sweep: Path) -> None:
+    assert caliban(*RUN, "--xgroup", "again", "trainer.job", "--", "--exit", "1").returncode == 1
+    for flags, expected in (
+        (["--resume", "agin"], "no experiment group 'agin'\nDid you mean again?"),
+        (["--resume", "again", "trainer.job"], "no module is named\ncaliban run --resume again"),
+        ([], "no module is named\n"),
+    ):
+        done = caliban("run", *flags)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert expected in done.stderr
+    assert len(jobs(caliban)) == 1
+
+
+def test_resume_asks_for_a_secret_that_it_does_not_have(caliban: Caliban, sweep: Path) -> None:
+    secret = "--docker_run_args=--env API_KEY=hush"
+    words = ("--env", "API_KEY", "--exit", "1")
+    caliban(*RUN, secret, "--xgroup", "again", "trainer.job", "--", *words)
+    without = caliban("run", "--resume", "again")
+    assert without.returncode == 2
+    assert "job 1 was given API_KEY" in without.stderr
+    assert "export API_KEY=" in without.stderr
+    again = caliban("run", "--resume", "again", env={"API_KEY": "hush-2"})
+    assert (again.returncode, again.stdout) == (1, "hush-2\n")
+
+
+def test_jobs_run_side_by_side_and_each_line_says_whose_it_is(
+    caliban: Caliban, experiments: Write, engine: Engine
+) -> None:
+    name = experiments({"say": ["a", "b", "c", "d"], "sleep": 3})
+    caliban("build", "--nogpu", "trainer.job")
+    before = time.monotonic()
+    flags = ("--jobs", "4", "--verbose", "--experiment_config", name)
+    done = caliban(*RUN, *flags, "trainer.job")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - before < 10, "one after another they take 12 s"
+    rows = jobs(caliban)
+    lines = done.stderr.splitlines()
+    for row in rows:
+        assert f"[{row['job']}] {row['params']['say']}" in lines
+        assert f"job {row['job']} started: --say {row['params']['say']} --sleep 3" in lines
+    spans = [(row["started"], row["finished"]) for row in rows]
+    assert max(started for started, _ in spans) < min(finished for _, finished in spans)
+    assert lines[-1] == "4 jobs: 4 SUCCEEDED"
+    assert containers(engine, rows) == []
+
+
+def test_several_at_a_time_say_little_and_keep_what_they_print(
+    caliban: Caliban, experiments: Write, home: Path
+) -> None:
+    name = experiments([{"say": "a"}, {"complain": "hm", "exit": 3}, {"say": "c"}])
+    done = caliban(*RUN, "--jobs", "2", "--experiment_config", name, "trainer.job")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "hm" not in done.stderr.splitlines()
+    rows = jobs(caliban)
+    assert [row["exit_code"] for row in rows] == [0, 3, 0]
+    printed = kept_output(home)
+    assert [printed[row["uid"]] for row in rows] == ["a\n", "hm\n", "c\n"]
 
 
 def test_a_reader_that_goes_away_ends_the_run_in_order(

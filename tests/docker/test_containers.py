@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from caliban import process
-from caliban.docker import containers
+from caliban.docker import containers, creation, state
 from caliban.model.job import Outcome, Status
 
 STARTED = datetime.datetime(2026, 11, 21, 3, 41, 39, 123456, datetime.UTC)
@@ -44,40 +44,40 @@ def exited(code: int, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_the_exit_code_says_how_it_ended(code: int, status: Status, reason: str) -> None:
-    assert containers._outcome(exited(code)) == Outcome(status, code, reason, STARTED, FINISHED)
+    assert state.outcome(exited(code)) == Outcome(status, code, reason, STARTED, FINISHED)
 
 
 def test_out_of_memory_is_told_from_other_kills() -> None:
-    outcome = containers._outcome(exited(137, OOMKilled=True))
+    outcome = state.outcome(exited(137, OOMKilled=True))
     assert outcome == Outcome(Status.FAILED, 137, "out of memory", STARTED, FINISHED)
 
 
 def test_a_job_that_got_over_a_shortage_of_memory_has_succeeded() -> None:
     # The engine sets OOMKilled also when it was some other process of the container that died.
-    outcome = containers._outcome(exited(0, OOMKilled=True))
+    outcome = state.outcome(exited(0, OOMKilled=True))
     assert outcome == Outcome(Status.SUCCEEDED, 0, "", STARTED, FINISHED)
 
 
 def test_a_dead_container_has_ended() -> None:
-    assert containers._outcome(exited(3, Status="dead")).status is Status.FAILED
+    assert state.outcome(exited(3, Status="dead")).status is Status.FAILED
 
 
 @pytest.mark.parametrize("phase", ["running", "paused", "restarting", "removing"])
 def test_until_then_it_is_running(phase: str) -> None:
-    state = exited(0, Status=phase, FinishedAt=NEVER)
-    assert containers._outcome(state) == Outcome(Status.RUNNING, started=STARTED)
+    found = exited(0, Status=phase, FinishedAt=NEVER)
+    assert state.outcome(found) == Outcome(Status.RUNNING, started=STARTED)
 
 
 def test_a_container_that_was_made_has_not_started_yet() -> None:
-    state = exited(0, Status="created", StartedAt=NEVER, FinishedAt=NEVER)
-    assert containers._outcome(state) == Outcome(Status.SUBMITTED)
+    found = exited(0, Status="created", StartedAt=NEVER, FinishedAt=NEVER)
+    assert state.outcome(found) == Outcome(Status.SUBMITTED)
 
 
 @pytest.mark.parametrize(("code", "recorded"), [(127, 127), (0, 1)])
 def test_a_container_that_could_not_be_started_has_failed(code: int, recorded: int) -> None:
     message = 'OCI runtime create failed: exec: "python": not found\nmore of it'
-    state = exited(code, Status="created", StartedAt=NEVER, FinishedAt=NEVER, Error=message)
-    assert containers._outcome(state) == Outcome(
+    found = exited(code, Status="created", StartedAt=NEVER, FinishedAt=NEVER, Error=message)
+    assert state.outcome(found) == Outcome(
         Status.FAILED, recorded, 'OCI runtime create failed: exec: "python": not found'
     )
 
@@ -98,7 +98,7 @@ def test_a_container_that_could_not_be_started_has_failed(code: int, recorded: i
 def test_times_are_read_as_the_engine_writes_them(
     text: str | None, time: datetime.datetime | None
 ) -> None:
-    read = containers._outcome(exited(0, StartedAt=text)).started
+    read = state.outcome(exited(0, StartedAt=text)).started
     assert read == time
     assert read is None or read.tzinfo is datetime.UTC
 
@@ -117,7 +117,7 @@ def test_times_are_read_as_the_engine_writes_them(
     ],
 )
 def test_without_a_container_a_job_has_failed(code: int, printed: str, outcome: Outcome) -> None:
-    assert containers._outcome_without_container(code, printed) == outcome
+    assert state.without_container(code, printed) == outcome
 
 
 def pump(script: str) -> tuple[dict[int, bytes], int]:
@@ -175,7 +175,7 @@ def test_what_a_job_leaves_behind_in_the_background_is_read_as_well() -> None:
 def test_what_is_run_in_two_steps_keeps_all_its_flags(
     given: list[str], create: list[str], start: list[str]
 ) -> None:
-    assert containers._in_two_steps(["docker", "run", *given], "name") == (
+    assert creation.in_two_steps(["docker", "run", *given], "name") == (
         ["docker", "create", *create],
         ["docker", "start", "--attach", "--interactive", *start, "name"],
     )

@@ -55,7 +55,7 @@ def record(
     """Records jobs, and returns their ids."""
     sent = {request.uid: (submission, handle) for request, submission, handle in entries}
     requests = [request for request, _, _ in entries]
-    recorded = store.record(user, group, owner, plan, requests, lambda _, each: sent[each.uid])
+    recorded, _ = store.record(user, group, owner, plan, requests, lambda _, each: sent[each.uid])
     return [job.id for job in recorded]
 
 
@@ -120,7 +120,7 @@ def test_what_will_be_sent_may_depend_on_the_number_of_the_job(store: HistorySto
         payload = {"output": f"/results/{number}", "step": request.experiment.params["step"]}
         return Submission("local", "here", payload), Handle("local", "here", f"job-{number}")
 
-    recorded = store.record("totoro", "g", "", PLAN, requests, plan)
+    recorded, _ = store.record("totoro", "g", "", PLAN, requests, plan)
     assert [each.request for each in recorded] == requests
     assert [(each.submission, each.handle) for each in recorded] == [
         plan(each.id, each.request) for each in recorded

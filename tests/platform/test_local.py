@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -28,21 +30,27 @@ REQUEST = JobRequest(
 )
 
 
-def backend(**options: Any) -> LocalBackend:
-    return LocalBackend(Containers(Engine()), HOST, Options(**options))
+def backend(secrets: Mapping[str, str] | None = None) -> LocalBackend:
+    return LocalBackend(Containers(Engine()), HOST, secrets)
+
+
+def plan(request: JobRequest = REQUEST, **options: Any) -> Submission:
+    settings = Options(**options).to_json()
+    return backend().plan(dataclasses.replace(request, settings=settings))
 
 
 def command(**options: Any) -> list[str]:
     """The argv of a job, without what every job has."""
-    words: list[str] = backend(**options).plan(REQUEST).payload["command"]
+    words: list[str] = plan(**options).payload["command"]
     return words
 
 
 def test_this_is_the_whole_command_of_a_plain_job() -> None:
-    assert backend().plan(REQUEST) == Submission(
+    assert plan() == Submission(
         "local",
         TARGET,
         {
+            "settings": {},
             "command": [
                 *("docker", "run", "--name", "caliban-0123456789abcdef"),
                 *("--label", "caliban.uid=0123456789abcdef"),
@@ -52,7 +60,7 @@ def test_this_is_the_whole_command_of_a_plain_job() -> None:
                 *("--env", "COLUMNS", "--env", "LINES"),
                 "sha256:feed",
                 *("--epochs", "2", "--lr", "0.1", "--name", "a b", "--debug"),
-            ]
+            ],
         },
     )
 
@@ -96,7 +104,7 @@ def test_this_is_the_whole_command_of_a_job_with_everything() -> None:
 def test_planning_asks_nobody_and_gives_the_same_each_time() -> None:
     # There is no engine at HOST.
     gpus = ("--gpus", "all")
-    assert backend(gpus=gpus).plan(REQUEST) == backend(gpus=gpus).plan(REQUEST)
+    assert plan(gpus=gpus) == plan(gpus=gpus)
 
 
 def test_arguments_of_the_user_come_last_and_so_win_over_calibans() -> None:
@@ -184,23 +192,92 @@ def test_an_image_that_is_used_as_it_is_gets_the_command(
 def test_the_output_directory_of_a_job_is_its_own_and_the_user_learns_where_it_is() -> None:
     request = dataclasses.replace(REQUEST, output="/home/totoro/results/night/7")
     environment = (("CALIBAN_OUTPUT", "/elsewhere"),)
-    planned = backend(mounts=(Mount("/a", "/b"),), environment=environment).plan(request)
+    planned = plan(request, mounts=(Mount("/a", "/b"),), environment=environment)
     words = planned.payload["command"]
     assert words[words.index("CALIBAN_OUTPUT=/output") - 1] == "--env"
     assert words.count("--mount") == 2
     assert "type=bind,source=/home/totoro/results/night/7,target=/output" in words
     assert planned.output == "/home/totoro/results/night/7"
-    assert backend().plan(REQUEST).output == ""
+    assert plan().output == ""
 
 
 def test_a_job_is_found_by_the_name_of_its_container() -> None:
-    submission = backend().plan(REQUEST)
-    assert backend().handle(submission) == Handle("local", TARGET, "caliban-0123456789abcdef")
+    expected = Handle("local", TARGET, "caliban-0123456789abcdef")
+    assert backend().handle(plan()) == expected
+    assert backend().handle_of(REQUEST.uid) == expected
 
 
 def test_a_flag_called_name_does_not_hide_the_containers_name() -> None:
-    planned = backend(run_args=("--label", "--name"), command=("x", "--name")).plan(REQUEST)
+    planned = plan(run_args=("--label", "--name"), command=("x", "--name"))
     assert backend().handle(planned).id == "caliban-0123456789abcdef"
+
+
+# Every field of Options has a value that is not the usual one.
+EVERYTHING = Options(
+    command=("python", "-m", "trainer.train"),
+    gpus=("--gpus", "all"),
+    gpus_per_job=2,
+    user="1234:567",
+    directory="/usr/app",
+    mounts=(Mount("/home/totoro/key.json", "/key.json"), Mount("/a", "/b", writable=True)),
+    scratch=("/home/caliban",),
+    environment=(("A", "1"), ("B", None)),
+    run_args=("-e", "API_KEY", "--rm"),
+    secrets=(("API_KEY", "hunter2"),),
+)
+
+
+class TestSettings:
+    def test_nothing_of_how_a_job_is_run_is_lost_in_the_history_but_the_secrets(self) -> None:
+        for each in dataclasses.fields(Options):
+            assert getattr(EVERYTHING, each.name) != getattr(Options(), each.name)
+        stored = json.dumps(EVERYTHING.to_json())
+        assert "hunter2" not in stored
+        without = dataclasses.replace(EVERYTHING, secrets=(("API_KEY", ""),))
+        assert Options.from_json(json.loads(stored)) == without
+
+    @pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Options)])
+    def test_what_is_as_usual_is_not_stored(self, name: str) -> None:
+        one = dataclasses.replace(Options(), **{name: getattr(EVERYTHING, name)})
+        assert [*one.to_json()] == [name]
+        assert Options.from_json(one.to_json()).to_json() == one.to_json()
+        assert Options.from_json(Options().to_json()) == Options()
+
+    def test_a_job_that_is_run_again_has_the_same_command(self) -> None:
+        first = backend().plan(dataclasses.replace(REQUEST, settings=EVERYTHING.to_json()))
+        stored = json.loads(json.dumps(first.payload))
+        again = backend().plan(dataclasses.replace(REQUEST, settings=stored["settings"]))
+        assert json.loads(json.dumps(again.payload)) == stored
+
+    def test_something_that_caliban_has_not_written_is_no_settings(self) -> None:
+        with pytest.raises(TypeError):
+            Options.from_json({"colour": "red"})
+
+
+class TestGpusOfItsOwn:
+    """What a job of --gpus_per_job gets in the place of all GPUs, when it starts."""
+
+    def submitted(self, run_args: tuple[str, ...] = ()) -> list[str]:
+        own = backend()
+        planned = plan(gpus=("--gpus", "all"), run_args=run_args)
+        words: list[str] = planned.payload["command"]
+        words[:2] = ["echo", "-n"]
+        before = list(words)
+        handle = own.submit(planned, ("--gpus", '"device=GPU-1,GPU-2"'))
+        with own._children.pop(handle) as child:
+            printed, _ = child.communicate()
+        assert words == before, "the record says what was asked for"
+        return printed.decode().split()
+
+    def test_it_gets_those_in_the_place_of_all(self) -> None:
+        words = self.submitted()
+        assert words[words.index("--gpus") + 1] == '"device=GPU-1,GPU-2"'
+        assert "all" not in words
+        assert words[0] == "--name"
+        assert words[-2:] == ["b", "--debug"]
+
+    def test_what_the_user_passes_stays(self) -> None:
+        assert self.submitted(("--label", "gpus=all"))[-10:-8] == ["gpus=all", "sha256:feed"]
 
 
 class TestSecrets:
@@ -233,11 +310,12 @@ class TestSecrets:
 
     def test_what_is_taken_out_is_not_in_a_submission(self) -> None:
         visible, values = hide_secrets(["-e", "API_KEY=hunter2"])
-        planned = backend(run_args=tuple(visible), secrets=tuple(values.items())).plan(REQUEST)
+        planned = plan(run_args=tuple(visible), secrets=tuple(values.items()))
         assert "hunter2" not in str(planned)
+        assert planned.payload["settings"]["secrets"] == ["API_KEY"]
 
     def test_docker_run_finds_it_in_its_environment(self) -> None:
-        own = backend(secrets=(("API_KEY", "hunter2"),))
+        own = backend({"API_KEY": "hunter2"})
         script = 'printf "%s %s" "$API_KEY" "$1"'
         child_command = ["sh", "-c", script, "--name", "the-name"]
         handle = own.submit(Submission("local", TARGET, {"command": child_command}))

@@ -1,0 +1,292 @@
+"""Follows jobs' output from wherever it is to be had: files, and the engine."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from caliban import joblog, process, settle, terminal
+from caliban.errors import EngineError
+from caliban.model.job import Handle, Job, Status
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+    from caliban.platform.local import LocalBackend
+
+# How often a reader looks whether a job has printed more, in seconds.
+_PAUSE = 0.2
+
+# Looking what has become of the jobs takes at most this part of the time, however many there are.
+_SHARE = 0.05
+
+# How many pieces of one job are shown before the next one has its turn.
+_PIECES = 16
+
+# A line without an end is shown in pieces of this many bytes.
+_LONGEST = 1 << 16
+
+_OPEN = (Status.SUBMITTED, Status.RUNNING)
+
+
+def is_left(job: Job) -> bool:
+    """Whether a job is open, and the caliban that saw to it has died on this machine."""
+    return job.outcome.status in _OPEN and process.is_alive(job.owner) is False
+
+
+def left_container(connect: Callable[[], LocalBackend], job: Job) -> Handle | None:
+    """The container of a job that nobody attends to, if this machine's engine has it."""
+    if job.handle is None or job.handle.platform != "local" or not is_left(job):
+        return None
+    backend = connect()
+    try:
+        is_here = job.handle.target == backend.target and backend.status([job.handle])
+    except EngineError:
+        return None  # what is in the file is all that can be had
+    return job.handle if is_here else None
+
+
+def machine_of(handle: Handle) -> str:
+    """The machine that a local job runs on."""
+    return handle.target.partition(" ")[0]
+
+
+def why_nothing(job: Job) -> str:
+    """Why there is no output of a job."""
+    if joblog.find(job.uid):
+        return "it has printed nothing" + ("" if job.outcome.status.is_final else " yet")
+    if job.handle is None:
+        return "caliban 0.4 kept no log"
+    if job.handle.platform != "local":
+        return f"its log is kept by {job.handle.platform}"
+    if job.outcome.started is None:
+        if job.outcome.status in _OPEN:
+            return "it has not started yet"
+        return f"it was never started ({job.outcome.reason})"
+    if (machine := machine_of(job.handle)) != socket.gethostname():
+        return f"its log is on the machine where it ran, {machine}"
+    if job.outcome.status in _OPEN:
+        return "it has printed nothing yet"
+    return "its log has been removed"
+
+
+class Output:
+    """Writes jobs' bytes to stdout: as they are, or as lines after their jobs' numbers."""
+
+    def __init__(self, several: bool) -> None:
+        self._several = several
+        self._is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        self._partial: dict[int, bytes] = {}
+        self._at_line_start = True
+
+    def write(self, data: bytes) -> None:
+        """Writes bytes as they are."""
+        if data:
+            sys.stdout.buffer.write(data)
+            self._at_line_start = data.endswith(b"\n")
+
+    def write_of(self, number: int, data: bytes) -> None:
+        """Writes what one of several jobs has printed; the start of a line waits for its end."""
+        if not self._several:
+            self.write(data)
+            return
+        *lines, rest = (self._partial.get(number, b"") + data).split(b"\n")
+        if len(rest) > _LONGEST:
+            lines, rest = [*lines, rest], b""
+        self._partial[number] = rest
+        prefix = terminal.paint(f"[{number}]", "cyan").encode() + b" "
+        self.write(b"".join(prefix + line + b"\n" for line in lines))
+
+    def end(self, number: int) -> None:
+        """A job prints no more."""
+        if rest := self._partial.pop(number, b""):
+            self.write_of(number, rest + b"\n")
+
+    def note(self, text: str, colour: str = "") -> None:
+        """A line of caliban's own, on stderr."""
+        self.flush()
+        if self._is_terminal and not self._at_line_start:
+            sys.stderr.write("\n")
+            self._at_line_start = True
+        terminal.note(text, colour)
+
+    def flush(self) -> None:
+        """Makes what was written visible."""
+        sys.stdout.buffer.flush()
+
+
+class _Stream:
+    """Reads what the engine says of a container, without waiting for it.
+
+    Attributes:
+      is_over: whether the container has ended, and all of its output was read.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], skip: int) -> None:
+        """Begins after `skip` bytes."""
+        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_PIECES)
+        self._skip = skip
+        self.is_over = False
+        threading.Thread(target=self._fill, args=(pieces,), daemon=True).start()
+
+    def _fill(self, pieces: Iterator[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self._queue.put(piece)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the stream is read
+            self._queue.put(error)
+        else:
+            self._queue.put(None)
+
+    def read(self) -> bytes:
+        """The next piece; b"" if there is nothing more now."""
+        while not self.is_over:
+            try:
+                piece = self._queue.get_nowait()
+            except queue.Empty:
+                return b""
+            if isinstance(piece, BaseException):
+                raise piece
+            if piece is None:
+                self.is_over = True
+                return b""
+            piece, self._skip = piece[self._skip :], max(self._skip - len(piece), 0)
+            if piece:
+                return piece
+        return b""
+
+
+class _Followed:
+    """A job's output as it comes: from its file; from the engine once nobody writes that any more.
+
+    Attributes:
+      is_over: whether the job has ended, and all of its output was read.
+    """
+
+    def __init__(self, job: Job, tail: int | None) -> None:
+        self._tail = tail
+        self._file = joblog.Reader(job.uid, tail)
+        self._stream: _Stream | None = None
+        self.was_open = job.outcome.status in _OPEN
+        self.has_printed = False
+        self.is_over = False
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether it is, or was, read from the engine."""
+        return self._stream is not None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it is being read from the engine, which must not remove the container yet."""
+        return self._stream is not None and not self._stream.is_over
+
+    def take_over(self, backend: LocalBackend, handle: Handle) -> None:
+        """From now on it is read from the engine; what the file had is passed over there."""
+        tail = None if self._file.at else self._tail
+        self._stream = _Stream(backend.logs(handle, follow=True, tail=tail), self._file.at)
+
+    def read(self, job: Job) -> bytes:
+        """The next bytes; b"" if there is nothing more now.
+
+        Args:
+          job: what is known of it from before this was called.
+        """
+        source = self._stream or self._file
+        data = b"".join(_pieces(source.read))
+        self.has_printed = self.has_printed or bool(data)
+        if not data and not self.is_streamed and job.outcome.status.is_final:
+            self.is_over = True
+            self._file.close()
+        return data
+
+
+def _pieces(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """What can be read now, as far as it is one job's turn."""
+    for _ in range(_PIECES):
+        if not (piece := read()):
+            return
+        yield piece
+
+
+def follow(
+    store: HistoryStore,
+    connect: Callable[[], LocalBackend],
+    jobs: Sequence[Job],
+    tail: int | None,
+    output: Output,
+) -> None:
+    """Shows what jobs have printed, and what they print until they end.
+
+    Args:
+      store: the history, which says when they have ended.
+      connect: makes the local backend, when it is needed.
+      jobs: those that are followed.
+      tail: how many of the lines that each has printed by now; None for all.
+      output: where they are shown.
+    """
+    logs = {job.uid: _Followed(job, tail) for job in jobs}
+    known = {job.uid: job for job in jobs}
+    for job in jobs:
+        if _is_out_of_reach(job):
+            output.note(f"job {job.id}: {why_nothing(job)}")
+            del logs[job.uid]
+        elif len(jobs) == 1 and job.outcome.status is Status.SUBMITTED:
+            output.note(f"job {job.id}: {why_nothing(job)}")
+    look_again = 0.0
+    while logs:
+        if (began := time.monotonic()) >= look_again:
+            known = {job.uid: job for job in store.jobs(list(logs))}
+            for uid in _attend(store, connect, known, logs):
+                output.note(f"job {known[uid].id}: caliban has died, and its engine is not here")
+                del logs[uid]
+            ended = time.monotonic()
+            look_again = ended + max(_PAUSE, (ended - began) / _SHARE)
+        is_quiet = True
+        for uid, log in list(logs.items()):
+            job = known[uid]
+            while data := log.read(job):
+                is_quiet = False
+                output.write_of(job.id, data)
+                if not job.outcome.status.is_final:
+                    break  # the next one has its turn; what has ended is read to its end at once
+            if log.is_over:
+                del logs[uid]
+                output.end(job.id)
+                if log.was_open:
+                    output.note(f"job {job.id} {job.outcome.describe()}")
+                elif not log.has_printed and tail != 0:
+                    output.note(f"job {job.id}: {why_nothing(job)}")
+        output.flush()
+        if is_quiet and logs:
+            time.sleep(_PAUSE)
+
+
+def _is_out_of_reach(job: Job) -> bool:
+    """Whether the output of an open job can't come to be seen on this machine."""
+    is_here = job.handle is not None and machine_of(job.handle) == socket.gethostname()
+    return job.outcome.status in _OPEN and not is_here and joblog.find(job.uid) is None
+
+
+def _attend(
+    store: HistoryStore,
+    connect: Callable[[], LocalBackend],
+    known: Mapping[str, Job],
+    logs: Mapping[str, _Followed],
+) -> list[str]:
+    """Sees to jobs whose caliban has died, as nobody else does.
+
+    Returns:
+      The uids of those that nothing can be found out about.
+    """
+    left = [job for job in known.values() if is_left(job)]
+    for job in left:
+        if not logs[job.uid].has_stream and (handle := left_container(connect, job)):
+            logs[job.uid].take_over(connect(), handle)
+    # Whoever settles a job that has ended removes its container.
+    settled = [job for job in left if not logs[job.uid].is_streamed]
+    return [] if settle.refresh(store, settled, connect) else [job.uid for job in settled]

@@ -1,0 +1,106 @@
+"""Show what jobs have printed, stdout and stderr together, byte for byte.
+
+With --follow, also what they print until they end. The headings of several jobs, and notes on jobs
+that have nothing to show, go to stderr.
+
+  caliban logs 12
+  caliban logs --follow 12
+  caliban logs --xgroup tuning --failed --tail 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from caliban import flags, joblog, terminal
+from caliban.errors import UsageError
+from caliban.model.experiment_text import quoted
+from caliban.model.job import Job, Status
+
+if TYPE_CHECKING:
+    from caliban.commands.log_follower import Output
+    from caliban.platform.local import LocalBackend
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    flags.add_job_arguments(parser, "the newest job of each experiment")
+    parser.add_argument(
+        "--failed", action="store_true", help="Only those of the jobs that have failed."
+    )
+    parser.add_argument(
+        "-f",
+        "--follow",
+        action="store_true",
+        help="Go on with what the jobs print until they end. With several, each line comes after "
+        "the number of its job.",
+    )
+    parser.add_argument(
+        "--tail",
+        type=flags.natural_number,
+        metavar="N",
+        help="Begin with the last N lines of each job (default: with all of them).",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Shows the logs; 0 also where there is none."""
+    from caliban import launch, settle
+    from caliban.commands import job_choice, log_follower
+
+    job_choice.check(args)
+    if not args.jobs and not args.xgroup:
+        raise UsageError(
+            "no job is named", "caliban logs 12, or caliban logs --xgroup GROUP, for example."
+        )
+    user = flags.user_name()
+    connect = functools.cache(job_choice.connect)
+    with launch.open_history() as store:
+        if args.xgroup:
+            jobs = store.group_jobs(user, args.xgroup, 1)
+        else:
+            jobs = job_choice.by_number(store, user, args.jobs)
+        # What a dead caliban has left behind may have ended, and what it printed not be kept yet.
+        settle.refresh(store, [job for job in jobs if log_follower.is_left(job)], connect)
+        now = {job.uid: job for job in store.jobs([job.uid for job in jobs])}
+        jobs = [now[job.uid] for job in jobs]
+        if args.failed:
+            jobs = [job for job in jobs if job.outcome.status is Status.FAILED]
+            if not jobs:
+                terminal.note("None of these jobs has failed.")
+        output = log_follower.Output(several=len(jobs) > 1)
+        if args.follow:
+            log_follower.follow(store, connect, jobs, args.tail, output)
+        else:
+            _show(connect, jobs, args.tail, output)
+    return 0
+
+
+def _show(
+    connect: Callable[[], LocalBackend], jobs: Sequence[Job], tail: int | None, output: Output
+) -> None:
+    """Shows what there is by now, one job after another."""
+    from caliban.commands.log_follower import why_nothing
+
+    for job in jobs:
+        if len(jobs) > 1:
+            output.note(f"job {job.id} {quoted(job.experiment)}".rstrip(), "bold")
+        is_empty = True
+        for piece in _pieces(connect, job, tail):
+            is_empty = False
+            output.write(piece)
+        if is_empty and tail != 0:
+            output.note(f"job {job.id}: {why_nothing(job)}")
+
+
+def _pieces(connect: Callable[[], LocalBackend], job: Job, tail: int | None) -> Iterator[bytes]:
+    """What a job has printed by now: from its file, or from the engine if nobody writes that."""
+    from caliban.commands.log_follower import left_container
+
+    if handle := left_container(connect, job):
+        yield from connect().logs(handle, follow=False, tail=tail)
+    else:
+        yield from joblog.read(job.uid, tail)

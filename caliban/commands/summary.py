@@ -1,0 +1,87 @@
+"""Runs jobs that have been recorded, and says what became of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from caliban import joblog, launch, terminal
+from caliban.errors import INTERRUPTED
+from caliban.model.experiment_text import quoted
+from caliban.model.job import Status
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+    from caliban.launch import Execution, Sweep
+    from caliban.platform.local import LocalBackend
+    from caliban.runner import Launched
+
+# How many failed jobs a summary names.
+_NAMED = 20
+
+
+def see_through(
+    backend: LocalBackend, store: HistoryStore, group: str, sweep: Sweep, how: Execution
+) -> int:
+    """Runs the jobs of a group, sums up, and returns the exit code: 0 only if all succeeded.
+
+    Args:
+      backend: the local engine.
+      store: the history.
+      group: name of the experiment group.
+      sweep: its jobs.
+      how: how they are run.
+    """
+    _announce(group, sweep)
+    if not sweep.jobs:
+        return 0
+    finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)
+    return _sum_up(finished, interrupted)
+
+
+def _announce(group: str, sweep: Sweep) -> None:
+    """Says how many jobs there are, and which experiments need none."""
+    counts = Counter(job.outcome.status for job in sweep.superfluous)
+    done = counts.pop(Status.SUCCEEDED, 0)
+    if done:
+        terminal.note(f"Skipped: {_experiments(done)} succeeded before with this image (--rerun)")
+    if elsewhere := counts.total():
+        terminal.note(f"Skipped: {_experiments(elsewhere)} being run by another caliban")
+    if left := sum(job.is_left for job in sweep.jobs):
+        terminal.note(f"Taking over {launch.count_of_jobs(left)} whose caliban has died")
+    text = f"Experiment group {group}: {launch.count_of_jobs(len(sweep.jobs))}"
+    kept = (job.submission.output for job in sweep.jobs)
+    outputs = {output.rpartition("/")[0] for output in kept if output}
+    where = f"; files go to {', '.join(sorted(outputs))}" if outputs else ""
+    terminal.note(f"{text}{where}" if sweep.jobs else f"Experiment group {group}: nothing to run")
+
+
+def _experiments(number: int) -> str:
+    return "1 experiment" if number == 1 else f"{number} experiments"
+
+
+def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
+    """Says what became of the jobs, and which failed; returns the exit code."""
+    counts = Counter(job.outcome.status for job in jobs)
+    failed = [job for job in jobs if job.outcome.status is Status.FAILED]
+    total = ", ".join(f"{number} {status.value}" for status, number in counts.items())
+    terminal.note(f"{launch.count_of_jobs(len(jobs))}: {total}", "red" if failed else "bold")
+    for job in failed[:_NAMED]:
+        flags = quoted(job.request.experiment)
+        what = f"  job {job.id} ({job.outcome.reason})"
+        terminal.note(f"{what}: {flags}" if flags else what)
+        if joblog.find(job.request.uid):
+            terminal.note(f"    its output: caliban logs {job.id}")
+        if job.submission.output:
+            terminal.note(f"    its files: {job.submission.output}")
+    if len(failed) > _NAMED:
+        terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
+    group = shlex.quote(jobs[0].request.group)
+    if failed:
+        terminal.note(f"'caliban status --xgroup {group}' shows all.")
+    if interrupted:
+        terminal.note(f"'caliban run --resume {group}' goes on with what has not succeeded.")
+        return INTERRUPTED
+    return 0 if counts.keys() <= {Status.SUCCEEDED} else 1

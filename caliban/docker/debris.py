@@ -1,0 +1,184 @@
+"""What caliban has made in an engine and nobody needs any more."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from caliban import process
+from caliban.docker.containers import OWNER, UID
+from caliban.docker.dockerfile import LABEL
+from caliban.docker.engine import Engine
+from caliban.errors import EngineError
+
+_FINGERPRINT = f"{LABEL}.fingerprint"
+
+_RUNNING = ("running", "paused", "restarting", "removing")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that caliban has built, and that can be removed.
+
+    Attributes:
+      id: of the image.
+      name: by which it is shown.
+      created: when it was built (UTC).
+      size: how many bytes it has to itself; what it shares with others may become free as well.
+      is_named: whether it is more than a step of a build.
+      children: the images that were built on it, which have to go first.
+    """
+
+    id: str
+    name: str
+    created: datetime.datetime
+    size: int
+    is_named: bool
+    children: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that caliban has started, and that has ended.
+
+    Attributes:
+      name: of the container.
+      uid: of its job; "" if somebody worked in it.
+      created: when it was made (UTC).
+      size: how many bytes it takes.
+    """
+
+    name: str
+    uid: str
+    created: datetime.datetime
+    size: int
+
+
+@dataclass(frozen=True)
+class Debris:
+    """What there is in an engine.
+
+    Attributes:
+      images: none that a container or another image of anybody's needs; children first.
+      containers: none that runs, or whose caliban does.
+    """
+
+    images: list[Image]
+    containers: list[Container]
+
+
+def find(engine: Engine) -> Debris:
+    """Looks for what caliban has made.
+
+    Raises:
+      EngineError: the engine does not answer.
+    """
+    with engine.errors("asking what takes space"):
+        usage = engine.client.df()
+        everything = engine.client.images(all=True)
+        # Not those of `usage` alone: what has been started in between needs its image, too.
+        running = engine.client.containers(all=True)
+    sizes = {each["Id"]: each for each in usage["Images"] or []}
+    taken = {each["Id"]: each.get("SizeRw") or 0 for each in usage["Containers"] or []}
+    containers = [
+        Container(
+            each["Names"][0].removeprefix("/"),
+            each["Labels"].get(UID, ""),
+            _time(each["Created"]),
+            taken.get(each["Id"], 0),
+        )
+        for each in running
+        if each["State"] not in _RUNNING and _is_left(each["Labels"])
+    ]
+    needed = {each["ImageID"] for each in running}
+    own = {each["Id"] for each in everything if _is_ours(each)}
+    children: dict[str, set[str]] = {}
+    for each in everything:
+        children.setdefault(each["ParentId"], set()).add(each["Id"])
+
+    def is_free(image: str) -> bool:
+        """Whether it, and all that was built on it, is caliban's, and in nobody's use."""
+        return (
+            image in own
+            and image not in needed
+            and all(is_free(child) for child in children.get(image, ()))
+        )
+
+    def height(image: str) -> int:
+        return 1 + max(map(height, children.get(image, ())), default=0)
+
+    images = [
+        Image(
+            each["Id"],
+            _name(each),
+            _time(each["Created"]),
+            _own_size(sizes.get(each["Id"])),
+            bool(_names(each)),
+            frozenset(children.get(each["Id"], ())),
+        )
+        for each in sorted(everything, key=lambda each: height(each["Id"]))
+        if is_free(each["Id"])
+    ]
+    return Debris(images, containers)
+
+
+def remove_image(engine: Engine, image: Image) -> None:
+    """Removes an image; its children have to go first.
+
+    Raises:
+      EngineError: the engine does not do it, as something needs the image by now.
+    """
+    from docker.errors import NotFound
+
+    with engine.errors(f"removing the image {image.name}"):
+        try:
+            names = engine.client.inspect_image(image.id)["RepoTags"] or []  # type: ignore[no-untyped-call]
+            if any(not name.startswith(f"{LABEL}:") for name in names):
+                raise EngineError(f"the image {image.name} has got another name: {names}")
+            for name in names or [image.id]:
+                # Untagged parents stay: they are dealt with by themselves, or somebody else's.
+                engine.client.remove_image(name, noprune=True)
+        except NotFound:
+            return
+
+
+def _is_ours(image: Mapping[str, Any]) -> bool:
+    """Whether caliban has built an image: one that somebody has built on it has its labels, too."""
+    labels = image["Labels"] or {}
+    names = _names(image)
+    fingerprint = labels.get(_FINGERPRINT)
+    if LABEL not in labels:
+        return False
+    if not fingerprint:
+        return not names  # a step of the legacy builder
+    return bool(names) and all(
+        name.startswith(f"{LABEL}:") and name.endswith(f"-{fingerprint}") for name in names
+    )
+
+
+def _is_left(labels: Mapping[str, str]) -> bool:
+    if OWNER in labels:
+        return process.is_alive(labels[OWNER]) is False
+    return UID in labels
+
+
+def _name(image: Mapping[str, Any]) -> str:
+    names = _names(image)
+    return names[0] if names else f"step {image['Id'].removeprefix('sha256:')[:12]}"
+
+
+def _names(image: Mapping[str, Any]) -> list[str]:
+    return [name for name in image["RepoTags"] or [] if name != "<none>:<none>"]
+
+
+def _own_size(usage: Mapping[str, Any] | None) -> int:
+    """How much becomes free for sure; nothing is known of steps."""
+    if usage is None:
+        return 0
+    return max(int(usage["Size"]) - max(int(usage["SharedSize"]), 0), 0)
+
+
+def _time(seconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)

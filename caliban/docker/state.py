@@ -1,0 +1,60 @@
+"""What became of a container, by what the engine has recorded of it."""
+
+from __future__ import annotations
+
+import datetime
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from caliban.model.job import Outcome, Status
+
+
+def outcome(state: Mapping[str, Any]) -> Outcome:
+    """Reads the State of `docker inspect`."""
+    phase, code = state.get("Status"), int(state.get("ExitCode", 0))
+    started, finished = _time(state.get("StartedAt")), _time(state.get("FinishedAt"))
+    if phase == "created":
+        if state.get("Error"):
+            return Outcome(Status.FAILED, code or 1, _first_line(state["Error"]))
+        return Outcome(Status.SUBMITTED)
+    if phase not in ("exited", "dead"):
+        return Outcome(Status.RUNNING, started=started)
+    status, reason = _meaning(code)
+    if state.get("OOMKilled") and code:
+        reason = "out of memory"
+    return Outcome(status, code, reason, started, finished)
+
+
+def without_container(code: int, printed: str) -> Outcome:
+    """The outcome when all there is are the exit code of `docker run` and what it printed."""
+    if code == 128 + signal.SIGKILL:
+        return Outcome(Status.FAILED, code, _meaning(code)[1])
+    said = _first_line(printed).removeprefix("docker: ") if printed.strip() else "no container"
+    return Outcome(Status.FAILED, code or 125, f"docker run failed: {said}")
+
+
+def _meaning(code: int) -> tuple[Status, str]:
+    if code == 0:
+        return Status.SUCCEEDED, ""
+    if 128 < code <= 128 + signal.NSIG:
+        try:
+            return Status.FAILED, f"signal {code - 128} ({signal.Signals(code - 128).name})"
+        except ValueError:
+            pass
+    return Status.FAILED, f"exit code {code}{_SHELL_CODES.get(code, '')}"
+
+
+# What shells, and the init process of a container, mean by these.
+_SHELL_CODES = {126: " (the command cannot be executed)", 127: " (command not found)"}
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    """Reads the engine's time, in which the year 1 means never."""
+    if not text or text.startswith("0001"):
+        return None
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)

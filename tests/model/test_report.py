@@ -1,0 +1,110 @@
+"""Metrics and causes, in whatever pieces a job's output comes."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caliban.model.report import Metrics, cause, kind
+
+OUTPUT = (
+    b"epoch 1\n"
+    b'caliban: {"loss": 2.5, "epoch": 1}\n'
+    b'not at the start: caliban: {"loss": 0}\n'
+    b"caliban: {broken\n"
+    b"caliban: [1]\n"
+    b"caliban: {}\n"
+    b'caliban: {"loss": 0.5, "note": "good", "ok": true, "list": [1], "none": null}\r\n'
+    b"\xff\xfe not text\n"
+    b'caliban: {"epoch": 2}'
+)
+EXPECTED = {"loss": 0.5, "epoch": 2, "note": "good", "ok": True}
+
+
+def values(*pieces: bytes) -> dict[str, float | int | str | bool]:
+    metrics = Metrics()
+    for piece in pieces:
+        metrics.feed(piece)
+    metrics.end()
+    return metrics.values
+
+
+def test_the_last_value_of_each_metric_counts() -> None:
+    assert values(OUTPUT) == EXPECTED
+    assert list(values(OUTPUT)) == ["loss", "epoch", "note", "ok"]
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_the_pieces_make_no_difference(size: int) -> None:
+    assert values(*(OUTPUT[at : at + size] for at in range(0, len(OUTPUT), size))) == EXPECTED
+
+
+@given(st.lists(st.sampled_from([b"caliban: {", b'"a": 1', b"}", b"\n", b"x", b"caliban", b"\r"])))
+def test_nothing_depends_on_where_the_output_is_cut(words: list[bytes]) -> None:
+    assert values(*words) == values(b"".join(words))
+
+
+def test_a_metric_is_seen_when_its_line_ends() -> None:
+    metrics = Metrics()
+    assert not metrics.feed(b'caliban: {"a": 1}')
+    assert metrics.feed(b"\n")
+    assert not metrics.feed(b"more\n")
+
+
+def test_json_has_no_numbers_for_these() -> None:
+    assert values(b'caliban: {"a": NaN, "b": -Infinity}\n') == {"a": "nan", "b": "-inf"}
+
+
+def test_a_line_without_an_end_costs_no_memory() -> None:
+    metrics = Metrics()
+    tracemalloc.start()
+    metrics.feed(b'caliban: {"a": "')
+    for _ in range(200):
+        metrics.feed(b"x" * 100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+    metrics.feed(b'"}\ncaliban: {"b": 1}\n')
+    assert metrics.values == {"b": 1}
+
+
+def test_a_job_cannot_report_without_end() -> None:
+    lines = "".join(f'caliban: {{"m{number}": 1}}\n' for number in range(5000))
+    assert len(values(lines.encode())) == 1000
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Traceback (most recent call last):", "ValueError: no"], "ValueError: no"),
+        (["ValueError: no", "", "  ", "-----", "^^^"], "ValueError: no"),
+        (["Killed", 'caliban: {"a": 1}'], "Killed"),
+        (["10%|# |\r100%|##|\rKeyError: 'x'"], "KeyError: 'x'"),
+        (["\x1b[31mRuntimeError: red\x1b[0m\n"], "RuntimeError: red"),
+        ([], ""),
+        (["x" * 1000], "x" * 200),
+    ],
+)
+def test_the_cause_is_the_last_line_that_says_something(lines: list[str], expected: str) -> None:
+    assert cause(lines) == expected
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("CUDA out of memory: 12.50 GiB of 16", "CUDA out of memory: 3 GiB of 80"),
+        ("loss is nan at step 100", "loss is nan at step 31_000"),
+        ("no file /data/a/1.csv", "no file /data/b/2.csv"),
+        ("object at 0x7f3a", "object at 0xdeadbeef"),
+        ("lr -1e-3 is bad", "lr 0.5 is bad"),
+    ],
+)
+def test_causes_that_differ_in_numbers_only_are_of_one_kind(same: tuple[str, str]) -> None:
+    assert kind(same[0]) == kind(same[1])
+
+
+def test_causes_that_differ_in_words_are_not() -> None:
+    assert kind("ValueError: a") != kind("ValueError: b")
