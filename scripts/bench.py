@@ -211,8 +211,9 @@ def running(folder: Path) -> Iterator[Row]:
     )
     bare_run = ["docker", "run", "--rm", built.stdout.strip()]
 
-    def sweep(number: int) -> list[str]:
-        return [*CALIBAN, "run", "--nogpu", "noop.sh", "--experiment_config", f"{number}.json"]
+    def sweep(number: int, *flags: str) -> list[str]:
+        experiments = ("--experiment_config", f"{number}.json")
+        return [*CALIBAN, "run", "--nogpu", *experiments, *flags, "noop.sh"]
 
     one, bare = paired(wall, sweep(1), bare_run, 7)
     yield Row("caliban run, unchanged project", f"{one:.2f} s", f"docker run: {bare:.2f} s",
@@ -221,13 +222,14 @@ def running(folder: Path) -> Iterator[Row]:
     bare = statistics.median(wall(bare_run) for _ in range(21))
     each = (many - one) / 20
     yield Row("a job of a sweep", f"{each:.3f} s", f"docker run: {bare:.3f} s", each / bare, 1.1)
-    by_hand = _by_hand(sweep(100), built.stdout.strip())
+    image = built.stdout.strip()
+    by_hand = _by_hand(sweep(100, "--dry_run", "--image_id", image), image)
     for workers in (1, 2, 4, 8):
         side_by_side = str(workers)
         xargs = ["xargs", "-P", side_by_side, "-I{}", *by_hand, "--seed", "{}"]
         ours, theirs = paired(
             wall,
-            [*sweep(100), "--jobs", side_by_side],
+            sweep(100, "--jobs", side_by_side),
             ["sh", "-c", f"seq 0 99 | {shlex.join(xargs)}"],
             3,
         )
@@ -235,10 +237,9 @@ def running(folder: Path) -> Iterator[Row]:
                   f"xargs -P {workers} docker run: {theirs:.2f} s", ours / theirs, 1.1)  # fmt: skip
 
 
-def _by_hand(command: Sequence[str], image: str) -> list[str]:
+def _by_hand(dry_run: Sequence[str], image: str) -> list[str]:
     """The `docker run` of caliban's own jobs, as one would type it: without name and records."""
-    dry = [*command, "--dry_run", "--image_id", image]
-    printed = subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(dry_run, capture_output=True, text=True, check=True).stdout
     words = shlex.split(printed.splitlines()[0])
     words = words[: words.index(image)]
     while "--label" in words:
