@@ -35,6 +35,9 @@ class Screen(Protocol):
     def lost(self) -> OSError | None:
         """See above."""
 
+    def wait(self, number: int, text: str) -> None:
+        """A job can't start yet, for a reason in words; told once, where it would be a note."""
+
     def begin(self, number: int, text: str) -> None:
         """A job has started."""
 
@@ -60,10 +63,12 @@ class _Row:
       began: when, by time.monotonic.
       partial: the beginning of a line that it has not ended yet.
       last: the last line that it has printed.
+      waits: whether it has not started yet.
     """
 
     text: str
     began: float
+    waits: bool = False
     partial: bytes = b""
     last: str = ""
 
@@ -80,12 +85,20 @@ class Live:
         self._output = terminal.Output(total)
         self._total = total
         self._begun = 0
+        self._has_waited = False
         self._lock = threading.RLock()
 
     @property
     def lost(self) -> OSError | None:
         """See above."""
         return self._output.lost
+
+    def wait(self, number: int, text: str) -> None:
+        """A job can't start yet, for a reason in words; that is told once."""
+        with self._lock:
+            if not self._has_waited:
+                self._output.note(f"job {number}: {text}")
+            self._has_waited = True
 
     def begin(self, number: int, text: str) -> None:
         """A job has started."""
@@ -141,11 +154,21 @@ class Board:
     done: int = 0
     failed: int = 0
     lost: OSError | None = None
+    _has_waited: bool = False
     _rows: dict[int, _Row] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _began: float = field(default_factory=time.monotonic)
     _drawn: list[int] = field(default_factory=list)
     _drawn_at: float = 0.0
+
+    def wait(self, number: int, text: str) -> None:
+        """A job can't start yet, for a reason in words; where lines are not drawn, told once."""
+        with self._lock:
+            if self._draws:
+                self._rows[number] = _Row(text, time.monotonic(), waits=True)
+            elif not self._has_waited:
+                self.note(f"job {number}: {text}")
+            self._has_waited = True
 
     def begin(self, number: int, text: str) -> None:
         """A job has started.
@@ -241,8 +264,11 @@ class Board:
         text = f"{self.done}/{self.total} jobs done"
         if self.failed:
             text += f", {self.failed} not well"
-        if self._rows:
-            text += f", {len(self._rows)} running"
+        waiting = sum(row.waits for row in self._rows.values())
+        if running := len(self._rows) - waiting:
+            text += f", {running} running"
+        if waiting:
+            text += f", {waiting} waiting"
         elapsed = now - self._began
         if self.done:
             left = elapsed / self.done * (self.total - self.done)
@@ -278,7 +304,7 @@ def _size() -> os.terminal_size:
     Raises:
       OSError: it has been closed.
     """
-    return os.get_terminal_size(sys.stderr.fileno())
+    return terminal.size(sys.stderr)
 
 
 def _width(text: str) -> int:

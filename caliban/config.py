@@ -6,11 +6,12 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from caliban.errors import UsageError
-from caliban.model.image import DEFAULT_BASE_IMAGES, Mode
+from caliban.model import dlvm
+from caliban.model.image import DEFAULT_BASE_IMAGES, Mode, ProjectDockerfile
 
 FILE_NAME = ".calibanconfig.json"
 
@@ -45,8 +46,10 @@ class Config:
     Attributes:
       apt_packages: packages of the distribution to install, by mode.
       base_images: image to build on, by mode; a mode that is missing has the default one.
+      dockerfiles: Dockerfile of the project that makes the image to build on, by mode.
       default_mode: mode without --nogpu; None where the file doesn't say.
-      build_time_credentials: whether private dependencies need credentials during a build.
+      build_time_credentials: whether private dependencies need the user's Google Cloud credentials.
+      allowed_keys: files that may be in an image although they look like keys, see keys.check.
       julia_version: version of Julia to install.
       gcloud: defaults for Google Cloud.
       mlflow: the metrics database, if there is one.
@@ -55,8 +58,10 @@ class Config:
 
     apt_packages: Mapping[Mode, tuple[str, ...]] = field(default_factory=dict)
     base_images: Mapping[Mode, str] = field(default_factory=dict)
+    dockerfiles: Mapping[Mode, ProjectDockerfile] = field(default_factory=dict)
     default_mode: Mode | None = None
     build_time_credentials: bool = False
+    allowed_keys: tuple[str, ...] = ()
     julia_version: str | None = None
     gcloud: GCloud = GCloud()
     mlflow: MLFlow | None = None
@@ -66,8 +71,6 @@ class Config:
     def unused(self) -> list[str]:
         """What the file asks for and this version doesn't do, in words."""
         asked = {
-            "build_time_credentials": self.build_time_credentials,
-            "julia_version": self.julia_version,
             "mlflow_config": self.mlflow,
             "uv": self.uv,
             "gcloud.project_id": self.gcloud.project_id,
@@ -77,10 +80,20 @@ class Config:
         ]
 
     def base_image(self, mode: Mode, environment: Mapping[str, str]) -> str:
-        """The image to build on: $CALIBAN_BASE_IMAGE, this file's, or the default one."""
+        """The image to build on: $CALIBAN_BASE_IMAGE, this file's, or the default one.
+
+        Raises:
+          UsageError: the variable names a Deep Learning Container that there isn't.
+        """
         variable = environment.get("CALIBAN_BASE_IMAGE")
-        named = variable and _fill(variable, mode)
+        named = variable and _image(variable, mode)
         return choose(named, None, self.base_images.get(mode), DEFAULT_BASE_IMAGES[mode])
+
+    def dockerfile(self, mode: Mode, environment: Mapping[str, str]) -> ProjectDockerfile | None:
+        """The project's Dockerfile that makes the image to build on; None for an image by name."""
+        if environment.get("CALIBAN_BASE_IMAGE"):
+            return None
+        return self.dockerfiles.get(mode)
 
 
 def choose(flag: T | None, variable: T | None, file: T | None, default: T) -> T:
@@ -146,7 +159,15 @@ def parse(content: Mapping[str, Any], name: str = FILE_NAME) -> Config:
             problems.append(f'"{key}": expected {expected}, found {found}')
     if problems:
         raise UsageError("\n  ".join([f"{name} has errors:", *problems]))
-    return _build(content)
+    config = _build(content)
+    for mode in Mode:
+        if mode in config.base_images and mode in config.dockerfiles:
+            raise UsageError(
+                f'{name}: both "base_image" and "dockerfile" say what to build on, for '
+                f"{mode.value}",
+                "Keep one of them. A Dockerfile names the image that it begins with itself.",
+            )
+    return config
 
 
 def _checks() -> dict[str, tuple[str, Any]]:
@@ -160,11 +181,22 @@ def _checks() -> dict[str, tuple[str, Any]]:
     def is_package(value: str) -> bool:
         return bool(re.fullmatch(r"[A-Za-z0-9][\w.+:~=/*-]*", value.strip()))
 
+    def is_inside(value: str) -> bool:
+        path = PurePosixPath(value.strip())
+        return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+    def is_version(value: str) -> bool:
+        return bool(re.fullmatch(r"\d+(\.\d+){0,2}(-\w+)?", value.strip()))
+
     text: Any = And(str, str.strip)
     packages: list[Any] = [And(str, is_package)]
     base: Any = And(str, is_image)
     sides = 'with one or both of the keys "cpu" and "gpu"'
     fields = dict.fromkeys(("project", "region", "db", "user", "password"), text)
+    path: Any = And(str, is_inside)
+    arguments: Any = {And(str, str.isidentifier): str}
+    stage = {"path": path, Optional("target"): text, Optional("build_args"): arguments}
+    dockerfile = Or(path, stage)
     uv = {Optional("mlflow"): {Optional("pubsub_project"): text, Optional("pubsub_topic"): text}}
     described: dict[str, tuple[str, Any]] = {
         "apt_packages": (
@@ -176,12 +208,24 @@ def _checks() -> dict[str, tuple[str, Any]]:
             f"or an object {sides} that hold such names",
             Or(base, None, And(dict, len, {Optional("cpu"): base, Optional("gpu"): base})),
         ),
+        "dockerfile": (
+            'the path of a Dockerfile in the project, or an object with "path" and perhaps '
+            f'"target" and "build_args", or an object {sides} that hold one of these',
+            Or(
+                *(path, None, stage),
+                And(dict, len, {Optional("cpu"): dockerfile, Optional("gpu"): dockerfile}),
+            ),
+        ),
         "default_mode": (
             'either "cpu" or "gpu"',
             And(str, lambda value: value.strip().lower() in ("cpu", "gpu")),
         ),
         "build_time_credentials": ("true or false", bool),
-        "julia_version": ('a version, like "1.10"', Or(text, None)),
+        "allowed_keys": ("a list of paths in the project", [text]),
+        "julia_version": (
+            'a version, like "1.10" or "1.10.4"',
+            Or(And(str, is_version), None),
+        ),
         "gcloud": (
             'an object with one or both of the keys "project_id" and "cloud_key"',
             {Optional("project_id"): text, Optional("cloud_key"): text},
@@ -209,9 +253,11 @@ def _build(content: Mapping[str, Any]) -> Config:
             content.get("apt_packages", {}),
             lambda names, _: tuple(sorted({*map(str.strip, names)})),
         ),
-        base_images=_by_mode(content.get("base_image") or {}, _fill),
+        base_images=_by_mode(content.get("base_image") or {}, _image),
+        dockerfiles=_by_mode(content.get("dockerfile") or {}, _dockerfile),
         default_mode=Mode(mode.strip().lower()) if mode else None,
         build_time_credentials=content.get("build_time_credentials", False),
+        allowed_keys=tuple(map(str.strip, content.get("allowed_keys", ()))),
         julia_version=julia and julia.strip(),
         gcloud=GCloud(**content.get("gcloud", {})),
         mlflow=MLFlow(**mlflow) if mlflow else None,
@@ -221,14 +267,35 @@ def _build(content: Mapping[str, Any]) -> Config:
 
 def _by_mode(value: Any, convert: Callable[[Any, Mode], T]) -> dict[Mode, T]:
     """Reads a value that is given for both modes, or as an object with one for each."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "path" in value:
         return {mode: convert(value, mode) for mode in Mode}
     return {Mode(key): convert(each, Mode(key)) for key, each in value.items()}
 
 
-def _fill(name: str, mode: Mode) -> str:
-    """Puts the mode in the place of {} in the name of an image."""
-    return name.strip().replace("{}", mode.value)
+def _fill(text: str, mode: Mode) -> str:
+    """Puts the mode in the place of {}."""
+    return text.strip().replace("{}", mode.value)
+
+
+def _image(name: str, mode: Mode) -> str:
+    """The image that a name stands for, in which {} stands for the mode.
+
+    Raises:
+      UsageError: it asks for a Deep Learning Container that there isn't.
+    """
+    filled = _fill(name, mode)
+    return dlvm.resolve(filled).name if filled.startswith(dlvm.PREFIX) else filled
+
+
+def _dockerfile(value: Any, mode: Mode) -> ProjectDockerfile:
+    """Reads what the "dockerfile" entry says for a mode: a path, or an object with one."""
+    entry: Mapping[str, Any] = {"path": value} if isinstance(value, str) else value
+    arguments = entry.get("build_args", {}).items()
+    return ProjectDockerfile(
+        str(PurePosixPath(_fill(entry["path"], mode))),
+        _fill(entry.get("target", ""), mode),
+        tuple(sorted((key, _fill(each, mode)) for key, each in arguments)),
+    )
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,7 @@ import os
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """What decides the image: `Namespace.nogpu, cloud_key, extras, no_cache`."""
+    """What decides the image: `Namespace.nogpu, cloud_key, extras, no_cache, upgrade_deps, ...`."""
     parser.add_argument("--nogpu", action="store_true", help="Disable GPU mode and force CPU-only.")
     parser.add_argument(
         "--cloud_key",
@@ -30,6 +30,35 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-cache",
         action="store_true",
         help="Build the image from scratch, without layers of earlier builds.",
+    )
+    parser.add_argument(
+        "--upgrade_deps",
+        action="store_true",
+        help="Resolve the dependencies anew, to the newest versions that are allowed, and say what "
+        "has changed. Otherwise they stay what they are until what is declared changes.",
+    )
+    add_secret_arguments(parser)
+
+
+def add_secret_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a build may see, and what an image may hold: `Namespace.secret, allow_key`."""
+    parser.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="Lend a secret to the steps that install dependencies, in the words of docker: "
+        "id=NAME, id=NAME,src=FILE or id=NAME,env=VARIABLE. With netrc, git-credentials, ssh, "
+        "pip.conf or the name of a variable as id, programs find it. It is in no image. May be "
+        "given several times.",
+    )
+    parser.add_argument(
+        "--allow_key",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Let a file into the image that looks like a key; a folder, or a pattern with *, "
+        "stands for all in it. May be given several times.",
     )
 
 

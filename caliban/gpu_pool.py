@@ -9,6 +9,9 @@ from caliban.docker import gpus
 from caliban.history.leases import Lease, Leases
 from caliban.platform.local import LocalBackend
 
+# How many of those that have GPUs are named.
+_NAMED = 8
+
 
 class GpuPool:
     """Gives jobs their GPUs; all terminals of a user share it, by way of the history."""
@@ -53,6 +56,15 @@ class GpuPool:
         owner = process.identity()
         found = self._leases.take(self._devices, self._each, uid, owner, over)
         return gpus.only(self._arguments, found) if found else None
+
+    def wait(self, uid: str) -> str:
+        """What a job waits for that gets nothing now, and who has it, in words."""
+        held_by = {lease.job for lease in self._leases.held() if lease.uid != uid}
+        jobs = sorted(held_by - {0})
+        what = "1 GPU" if self._each == 1 else f"{self._each} GPUs"
+        more = ", ..." if len(jobs) > _NAMED else ""
+        held = f"held by {'job' if len(jobs) == 1 else 'jobs'} {', '.join(map(str, jobs[:_NAMED]))}"
+        return f"waiting for {what} ({held}{more})" if jobs else f"waiting for {what}"
 
     def keep(self, uid: str) -> None:
         """The job has a container already, which somebody else has started: it keeps its own."""

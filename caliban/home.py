@@ -28,6 +28,16 @@ def expand(name: str) -> Path:
     return Path(os.path.expanduser(name))  # noqa: PTH111 - pathlib raises for an unknown user
 
 
+def history_mark() -> str:
+    """Stands for this machine's ~/.caliban and the history in use, where others can read it."""
+    import hashlib
+    import re
+
+    url = re.sub(r"//.*@", "//", os.environ.get("CALIBAN_DB_URL", ""))  # without a password
+    parts = (os.uname().nodename, str(path()), url)
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
 def directory(*names: str) -> Path:
     """A folder inside ~/.caliban, made if it is not there.
 
@@ -47,7 +57,7 @@ def directory(*names: str) -> Path:
     return folder
 
 
-def write_private(file: Path, content: str) -> None:
+def write_private(file: Path, content: str | bytes) -> None:
     """Replaces a file's content at once; from its first byte on only the user can read it.
 
     Raises:
@@ -56,7 +66,7 @@ def write_private(file: Path, content: str) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         partial.touch(mode=0o600)
-        partial.write_text(content)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(file)
     except OSError as error:
         raise CalibanError(f"cannot write {file}: {error.strerror}") from None

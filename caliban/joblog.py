@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import contextlib
+import errno
 import gzip
 import os
-import shutil
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,13 @@ _TAIL = 1 << 13
 
 _PIECE = 1 << 16
 
+# What stands for a byte that is no UTF-8, see PEP 383.
+_STRANGE = re.compile("[\udc80-\udcff]")
+
+# How many bytes of a disk logs leave free, of a small disk an eighth: what becomes of the jobs has
+# to be recorded yet.
+_LEFT = 1 << 22
+
 
 def path(uid: str) -> Path:
     """The file of a job, while it runs; afterwards it has a .gz behind it."""
@@ -31,6 +40,16 @@ def path(uid: str) -> Path:
 def compressed(uid: str) -> Path:
     """The file of a job that has ended."""
     return home.path(FOLDER) / f"{uid}.log.gz"
+
+
+def _mark(uid: str) -> Path:
+    """A file that is there if the log lacks something that the job has printed."""
+    return home.path(FOLDER) / f"{uid}.log.cut"
+
+
+def is_cut(uid: str) -> bool:
+    """Whether the log of a job lacks something, because it could not be written."""
+    return _mark(uid).exists()
 
 
 def find(uid: str) -> Path | None:
@@ -71,14 +90,21 @@ class JobLog:
     def _open(self) -> None:
         home.directory(FOLDER)
         compressed(self._uid).unlink(missing_ok=True)
+        _mark(self._uid).unlink(missing_ok=True)
         plain = path(self._uid)
         plain.touch(mode=0o600)
         self._file = plain.open("wb", buffering=0)
 
     def _append(self, data: bytes) -> None:
         assert self._file is not None
-        while data:
-            data = data[self._file.write(data) :]
+        _check_room(self._file, len(data))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            # There was less room than it seemed: what becomes of the job needs some of it.
+            self._file.truncate(max(self._file.tell() - _LEFT, 0))
+            raise
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -88,7 +114,18 @@ class JobLog:
             terminal.warn(f"the output is not kept any more in {name}: {error.strerror}")
             if self._file is not None:
                 self._file.close()
+                with contextlib.suppress(OSError):
+                    _mark(self._uid).touch(mode=0o600)
             self._file = None
+
+
+def _check_room(file: IO[bytes], size: int) -> None:
+    """Raises an OSError if so many bytes on a file's disk would leave too little to others."""
+    disk = os.fstatvfs(file.fileno())
+    # Some file systems don't say how large they are.
+    left = min(_LEFT, disk.f_blocks * disk.f_frsize // 8)
+    if left and disk.f_bavail * disk.f_frsize - size < left:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _compress(plain: Path, target: Path) -> None:
@@ -97,7 +134,9 @@ def _compress(plain: Path, target: Path) -> None:
         partial.touch(mode=0o600)
         # The lowest level: logs are text, of which that leaves a tenth, several times as fast.
         with plain.open("rb") as source, gzip.open(partial, "wb", compresslevel=1) as packed:
-            shutil.copyfileobj(source, packed, _PIECE)
+            while piece := source.read(_PIECE):
+                _check_room(source, len(piece))
+                packed.write(piece)
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -117,6 +156,21 @@ def read(uid: str, tail: int | None = None) -> Iterator[bytes]:
     """
     with contextlib.closing(Reader(uid, tail)) as reader:
         yield from iter(reader.read, b"")
+
+
+def length_as_text(uid: str, size: int) -> int:
+    """How many bytes the first ones of a job's log take where what is no UTF-8 is replaced.
+
+    An engine that keeps logs as JSON puts U+FFFD in the place of each, which takes three.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    strange = 0
+    with contextlib.closing(Reader(uid)) as reader:
+        left = size
+        while left and (piece := reader.read()[:left]):
+            left -= len(piece)
+            strange += len(_STRANGE.findall(decoder.decode(piece)))
+    return size + 2 * strange
 
 
 class Reader:

@@ -88,6 +88,9 @@ class Devices(Protocol):
     def take(self, uid: str) -> tuple[str, ...] | None:
         """The arguments of `docker run` that give a job its own; None while too few are free."""
 
+    def wait(self, uid: str) -> str:
+        """What a job waits for that gets nothing now, and who has it, in words."""
+
     def keep(self, uid: str) -> None:
         """The job has a container already, which somebody else has started: it keeps its own."""
 
@@ -101,6 +104,10 @@ class NoDevices:
     def take(self, uid: str) -> tuple[str, ...] | None:
         """Leaves the job's command as it is."""
         return ()
+
+    def wait(self, uid: str) -> str:
+        """Nothing is waited for."""
+        return ""
 
     def keep(self, uid: str) -> None:
         """There is nothing to keep."""
@@ -207,7 +214,7 @@ class Runner:
         is_there = job.is_left and self._is_there(job)
         if is_there:
             self.devices.keep(uid)
-        gpus = () if is_there else self._take_devices(uid)
+        gpus = () if is_there else self._take_devices(job)
         if gpus is None:
             return job
         may_run = False
@@ -231,11 +238,16 @@ class Runner:
         self.screen.end(job.id, outcome.describe(), _COLOUR[outcome.status], succeeded)
         return replace(job, outcome=outcome)
 
-    def _take_devices(self, uid: str) -> tuple[str, ...] | None:
+    def _take_devices(self, job: Launched) -> tuple[str, ...] | None:
+        uid = job.request.uid
         looked_at = time.monotonic()
+        has_waited = False
         while not self._wishes() and self._failure is None:
             if (gpus := self.devices.take(uid)) is not None:
                 return gpus
+            if not has_waited:
+                has_waited = True
+                self.screen.wait(job.id, self.devices.wait(uid))
             if time.monotonic() - looked_at > _GLANCE:
                 looked_at = time.monotonic()
                 if self.store.outcome(uid).status.is_final:

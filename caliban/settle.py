@@ -161,12 +161,24 @@ def keep_output(backend: LocalBackend, handle: Handle, uid: str, outcome: Outcom
 
 def _pieces(backend: LocalBackend, handle: Handle) -> Iterator[bytes]:
     """What the engine has of a container's output, if it keeps any."""
+    piece = bytearray()
     try:
-        yield from backend.logs(handle)
+        # An engine gives each line by itself, and there may be millions.
+        for line in backend.logs(handle):
+            piece += line
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
     except EngineAwayError:
         raise
     except EngineError:
-        return
+        pass  # what there was by then
+    if piece:
+        yield bytes(piece)
+
+
+# How many bytes of a container's output go into its log at a time.
+_PIECE = 1 << 16
 
 
 def concluded(outcome: Outcome, metrics: report.Metrics, log: JobLog) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -58,11 +59,16 @@ def result(text: str) -> None:
     print(text)  # noqa: T201
 
 
-def result_json(value: Any) -> None:
-    """Prints a result for programs: indented JSON on stdout."""
+def json_text(value: Any) -> str:
+    """A value as indented JSON, in ASCII: what a job has printed may be no valid Unicode."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    return json.dumps(value, indent=2)
+
+
+def result_json(value: Any) -> None:
+    """Prints a result for programs: indented JSON on stdout."""
+    print(json_text(value))  # noqa: T201
 
 
 def confirm(question: str, hint: str) -> bool:
@@ -109,43 +115,103 @@ def streams_are_one() -> bool:
         return False
 
 
-class Folded:
-    """Shows the output of a long program on stderr: whole where it is kept, one line on a terminal.
+def size(stream: TextIO) -> os.terminal_size:
+    """That of the terminal behind a stream; the usual one if it has not been told its own.
 
-    On a terminal the line is rewritten in place, and only what went wrong stays to be read.
+    Raises:
+      OSError: there is none, or it has been closed.
+    """
+    found = os.get_terminal_size(stream.fileno())
+    return os.terminal_size((found.columns or 80, found.lines or 24))
+
+
+class Steps:
+    """Shows on stderr what a long program does: a line a step on a terminal, else all that it says.
+
+    On a terminal the line of the current step is drawn anew in place, with the time and the last
+    line that the program has printed. It stays when the step has ended, unless that did nothing.
 
     Attributes:
-      recent: the last lines since the program began its current step.
+      title: of the current step; "" for none.
+      printed: what the program has printed since the last `begin` or `forget`: the lines that are
+        shown if it fails.
     """
 
-    _KEPT = 200
-
     def __init__(self) -> None:
-        self.recent: list[str] = []
-        self._step = ""
+        self.title = ""
+        self.printed: list[str] = []
+        self._said = ""
+        self._least = 0.0
+        self._began = time.monotonic()
         self._folds = sys.stderr.isatty()
 
-    def line(self, text: str, begins: str = "") -> None:
-        """The program has printed a line, with which the step `begins` starts, if it is given."""
-        step = self._step
-        if begins:
-            step, self._step = "", begins
-            self.recent.clear()
-        self.recent = [*self.recent[-self._KEPT :], text]
+    def begin(self, title: str, least: float = 0.0) -> None:
+        """A step begins, and the one before has ended.
+
+        Args:
+          title: of the step.
+          least: how many seconds it has to take for its line to stay.
+        """
+        self._stay()
+        self.forget()
+        self.title, self._said, self._least = title, "", least
+        self._began = time.monotonic()
+        if not self._folds:
+            note(title)
+        self.tick()
+
+    def line(self, text: str, said: str) -> None:
+        """The program has printed a line.
+
+        Args:
+          text: the line.
+          said: as much of it as is worth seeing for a moment; "" for nothing.
+        """
+        self.printed.append(text)
         if not self._folds:
             note(text)
-            return
-        width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-        shown = "  ".join(["", *filter(None, [step, text.strip()])])
-        sys.stderr.write("\r\033[K" + paint(shown.expandtabs(1)[:width], "dim", sys.stderr))
-        sys.stderr.flush()
+        elif said:
+            self._said = said
+            self.tick()
+
+    def forget(self) -> None:
+        """What was printed so far has gone well."""
+        self.printed = []
+
+    def drop(self) -> None:
+        """The current step has had nothing to do: no line of it stays."""
+        self.title = ""
+
+    def tick(self) -> None:
+        """Draws the line of the current step anew: time goes by."""
+        if self._folds and self.title:
+            self._draw(f"{self.title}  {self._said.strip()}", "dim")
 
     def end(self, failed: bool) -> None:
-        """The program has ended; if it failed, the lines of its last step are shown."""
-        if self._folds:
-            sys.stderr.write("\r\033[K")
-            for line in self.recent if failed else ():
+        """The program has ended; if it failed, all that its last step printed is shown."""
+        if self._folds and failed:
+            self._draw(f"failed: {self.title}", "red")
+            sys.stderr.write("\n")
+            for line in self.printed:
                 note(line)
+        else:
+            self._stay()
+        self.title = ""
+
+    def _stay(self) -> None:
+        """Leaves the line of a step that has ended, or wipes it."""
+        if self._folds:
+            stays = time.monotonic() - self._began >= self._least
+            self._draw(self.title if stays else "")
+            sys.stderr.write("\n" if self.title and stays else "")
+            sys.stderr.flush()
+
+    def _draw(self, text: str, colour: str = "") -> None:
+        seconds = time.monotonic() - self._began
+        width = size(sys.stderr).columns - 1
+        shown = f"{seconds:7.1f} s  {text}".rstrip().expandtabs(1)[:width] if text else ""
+        sys.stderr.write("\r\033[K" + (paint(shown, colour, sys.stderr) if colour else shown))
+        sys.stderr.flush()
 
 
 class Output:
@@ -168,7 +234,7 @@ class Output:
             from tqdm import tqdm
 
             # Room is left for the ^C that a terminal echoes: on a line of its own it would stay.
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns - 3
+            columns = size(sys.stderr).columns - 3
             self._bar = tqdm(
                 total=total, unit="job", desc="jobs", leave=False, ncols=columns, delay=1e9
             )

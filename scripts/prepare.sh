@@ -7,6 +7,7 @@
 #   dev, docs     the same, and what the checks or the documentation need besides
 #   programs      what some tests use: a browser (chromium), a terminal (tmux), networks (iproute2)
 #   engine        a Docker engine that answers, and a base image in it; writes .engine.env
+#   base-image    the base image from Debian packages alone, whether a registry can be reached or not
 #   stop-engine   stop the engine, if this script started it by hand
 #   clean-images  remove the base image, if this script built it
 #
@@ -231,14 +232,27 @@ built_from() {
   docker image inspect --format "$format" "$local_image" 2>/dev/null || true
 }
 
+# What the local base image depends on: it is built again when its recipe or the machine's
+# certificates have changed.
+recipe() {
+  { declare -f build && cat "$certificates"/* 2>/dev/null; } | cksum | tr ' ' - || true
+}
+
+step_base-image() {
+  local recipe
+  ensure_engine
+  recipe=$(recipe)
+  [[ $(built_from) == "$recipe" ]] || build "$recipe"
+  say "The base image $local_image is ready."
+}
+
 # Sets base_image. One that the caller named is the caller's affair.
 ensure_base_image() {
   local recipe
   base_image=${CALIBAN_BASE_IMAGE:-$default_image}
   [[ -z ${CALIBAN_BASE_IMAGE:-} ]] || return 0
   docker image inspect "$default_image" >/dev/null 2>&1 && return
-  # Built again when its recipe or the machine's certificates have changed.
-  recipe=$({ declare -f build && cat "$certificates"/* 2>/dev/null; } | cksum | tr ' ' -) || true
+  recipe=$(recipe)
   if [[ $(built_from) != "$recipe" ]]; then
     pull "$default_image" && return
     build "$recipe"
@@ -265,7 +279,7 @@ step_clean-images() {
 (($#)) || set -- help
 for step; do
   case $step in
-    venv | dev | docs | programs | engine | stop-engine | clean-images) "step_$step" ;;
+    venv | dev | docs | programs | engine | base-image | stop-engine | clean-images) "step_$step" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
   esac
 done

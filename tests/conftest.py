@@ -34,6 +34,9 @@ from tests.workshop import Workshop
 if TYPE_CHECKING:
     from tests.browser import Browser
 
+# Projects as other people have them, some with tests of their own.
+collect_ignore = ["layouts"]
+
 # The environment that the tests were started in, before any of it is unset.
 _OUTSIDE: Mapping[str, str] = dict(os.environ)
 

@@ -30,7 +30,7 @@ LINES = (
     ("ending", "gpu_pool"),
     ("settle",),
     ("runner",),
-    ("flags", "launch"),
+    ("flags", "images", "launch"),
     ("commands",),
     ("cli",),
     ("main",),

@@ -27,6 +27,22 @@ def drawn(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return text.rpartition("\033[J")[2].splitlines()
 
 
+def test_a_job_that_waits_says_so_in_its_line_until_it_starts(
+    shown: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown.begin(7, "--lr 0.1")
+    shown.wait(8, "waiting for 1 GPU")
+    shown.idle()
+    assert drawn(capsys) == [
+        "  job 7   0:00  --lr 0.1",
+        "  job 8   0:00  waiting for 1 GPU",
+        "0/3 jobs done, 1 running, 1 waiting",
+    ]
+    shown.begin(8, "--lr 0.2")
+    shown.idle()
+    assert "  job 8   0:00  --lr 0.2" in drawn(capsys)
+
+
 def test_each_running_job_has_a_line_and_all_have_one(
     shown: Board, capsys: pytest.CaptureFixture[str]
 ) -> None:

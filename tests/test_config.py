@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from caliban.config import FILE_NAME, Config, GCloud, MLFlow, choose, load, parse
 from caliban.errors import UsageError
 from caliban.main import main
-from caliban.model.image import DEFAULT_BASE_IMAGES, Mode
+from caliban.model.image import DEFAULT_BASE_IMAGES, Mode, ProjectDockerfile
 from tests.conftest import Inline
 
-CPU, GPU = Mode.CPU, Mode.GPU
+CPU, GPU, Own = Mode.CPU, Mode.GPU, ProjectDockerfile
+DLC = "us-docker.pkg.dev/deeplearning-platform-release/gcr.io"
 
 MLFLOW: dict[str, Any] = {
     "project": "p",
@@ -56,11 +57,46 @@ VALID: list[tuple[dict[str, Any], Config]] = [
     ({"base_image": {"cpu": "a", "gpu": "b:{}"}}, Config(base_images={CPU: "a", GPU: "b:gpu"})),
     ({"base_image": {"gpu": "b"}}, Config(base_images={GPU: "b"})),
     ({"base_image": None}, Config()),
+    (
+        {"base_image": "dlvm:tf2-{}-2.17"},
+        Config(base_images={CPU: f"{DLC}/tf2-cpu.2-17.py310", GPU: f"{DLC}/tf2-cu123.2-17.py310"}),
+    ),
+    (
+        {"dockerfile": " ./docker/{}.Dockerfile "},
+        Config(dockerfiles={mode: Own(f"docker/{mode.value}.Dockerfile") for mode in Mode}),
+    ),
+    (
+        {
+            "dockerfile": {
+                "path": "Dockerfile",
+                "target": "t-{}",
+                "build_args": {"B": "{}", "A": ""},
+            }
+        },
+        Config(
+            dockerfiles={
+                mode: Own("Dockerfile", f"t-{mode.value}", (("A", ""), ("B", mode.value)))
+                for mode in Mode
+            }
+        ),
+    ),
+    (
+        {"dockerfile": {"gpu": {"path": "a"}, "cpu": "b"}},
+        Config(dockerfiles={GPU: Own("a"), CPU: Own("b")}),
+    ),
+    (
+        {"dockerfile": {"gpu": "a"}, "base_image": {"cpu": "b"}},
+        Config(dockerfiles={GPU: Own("a")}, base_images={CPU: "b"}),
+    ),
+    ({"dockerfile": None}, Config()),
     ({"default_mode": "cpu"}, Config(default_mode=CPU)),
     ({"default_mode": " GPU "}, Config(default_mode=GPU)),
     ({"build_time_credentials": True}, Config(build_time_credentials=True)),
     ({"build_time_credentials": False}, Config()),
+    ({"allowed_keys": [" tests/a.pem", "b/*"]}, Config(allowed_keys=("tests/a.pem", "b/*"))),
+    ({"allowed_keys": []}, Config()),
     ({"julia_version": " 1.10 "}, Config(julia_version="1.10")),
+    ({"julia_version": "1.12.0-rc1"}, Config(julia_version="1.12.0-rc1")),
     ({"julia_version": None}, Config()),
     (
         {"gcloud": {"project_id": "p", "cloud_key": "~/k.json"}},
@@ -87,7 +123,14 @@ WRONG: dict[str, list[Any]] = {
     ],
     "default_mode": [None, 3, "", "tpu", ["cpu"], {"mode": "cpu"}],
     "build_time_credentials": [None, 0, 1, "true", []],
-    "julia_version": [1.10, True, "", "  ", ["1.10"]],
+    "allowed_keys": [None, 3, "a.pem", [3], [""], [" "], {"a.pem": True}],
+    "dockerfile": [
+        *(3, True, "", " ", ".", "/Dockerfile", "../Dockerfile", "a/../../b", [], ["Dockerfile"]),
+        *({}, {"target": "x"}, {"path": 3}, {"path": "a", "target": ""}, {"path": "a", "args": {}}),
+        *({"path": "a", "build_args": value} for value in (["A=1"], {"A": 1}, {"A B": "1"})),
+        *({"tpu": "a"}, {"cpu": None}, {"cpu": {"target": "x"}}, {"cpu": "a", "path": "b"}),
+    ],
+    "julia_version": [1.10, True, "", "  ", ["1.10"], "lts", "1.x", "1.2.3.4", "1.10 && rm"],
     "gcloud": [None, 3, "p", [], {"project": "p"}, {"project_id": ""}, {"cloud_key": 3}],
     "mlflow_config": [
         *(None, 3, "db", [], {}, [MLFLOW]),
@@ -132,7 +175,7 @@ def test_a_wrong_value_is_answered_with_what_was_expected_and_found(key: str, va
         ("baseimage", 'did you mean "base_image"?'),
         ("mlflow", 'did you mean "mlflow_config"?'),
         ("Default_Mode", 'did you mean "default_mode"?'),
-        ("xyz", "known keys: apt_packages, base_image, default_mode, "),
+        ("xyz", "known keys: apt_packages, base_image, dockerfile, default_mode, "),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str) -> None:
@@ -182,16 +225,25 @@ def test_a_password_is_not_in_what_python_shows_of_the_configuration() -> None:
 
 
 def test_what_has_no_effect_yet_is_said(project: Path, inline: Inline) -> None:
-    content = {"julia_version": "1.10", "mlflow_config": MLFLOW, "default_mode": "cpu"}
+    content = {"mlflow_config": MLFLOW, "default_mode": "cpu"}
     content["gcloud"] = {"project_id": "p"}
     (project / FILE_NAME).write_text(json.dumps(content))
     ended = inline("run", "--dry_run", "trainer.train")
     assert ended.returncode == 0
     assert ended.stderr.splitlines()[:-1] == [
-        'warning: "julia_version" in .calibanconfig.json has no effect yet',
         'warning: "mlflow_config" in .calibanconfig.json has no effect yet',
         'warning: "gcloud.project_id" in .calibanconfig.json has no effect yet',
     ]
+
+
+def test_an_image_and_a_dockerfile_to_build_on_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match=r'both "base_image" and "dockerfile" .* for gpu$'):
+        parse({"base_image": {"gpu": "a"}, "dockerfile": "Dockerfile"})
+
+
+def test_a_deep_learning_container_that_there_is_not_is_told_of_at_once() -> None:
+    with pytest.raises(UsageError, match=r"the nearest one is dlvm:pytorch-cpu-1\.13"):
+        parse({"base_image": "dlvm:pytorch-{}-1.4"})
 
 
 class TestFile:
@@ -267,6 +319,17 @@ class TestPrecedence:
         assert config.base_image(mode, {"CALIBAN_BASE_IMAGE": ""}) == f"file:{mode.value}"
         assert Config().base_image(mode, {}) == DEFAULT_BASE_IMAGES[mode]
 
+    def test_a_variable_may_name_a_deep_learning_container(self) -> None:
+        variable = {"CALIBAN_BASE_IMAGE": "dlvm:pytorch-{}"}
+        assert Config().base_image(GPU, variable) == f"{DLC}/pytorch-cu124.2-4.py310"
+
+    def test_the_variable_wins_over_a_dockerfile(self) -> None:
+        config = parse({"dockerfile": {"cpu": "Dockerfile"}})
+        assert config.dockerfile(CPU, {}) == Own("Dockerfile")
+        assert config.dockerfile(CPU, {"CALIBAN_BASE_IMAGE": ""}) == Own("Dockerfile")
+        assert config.dockerfile(CPU, {"CALIBAN_BASE_IMAGE": "mine"}) is None
+        assert config.dockerfile(GPU, {}) is None
+
     def test_a_mode_without_a_base_image_has_the_default_one(self) -> None:
         config = parse({"base_image": {"gpu": "mine"}})
         assert config.base_image(CPU, {}) == DEFAULT_BASE_IMAGES[CPU]
@@ -313,8 +376,12 @@ WRONG_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "base_image": other_than(str, dict, type(None))
     | TEXT.map(lambda text: f"{text}{{x}}")
     | st.dictionaries(st.sampled_from(["cpu", "gpu"]), other_than(str), min_size=1),
+    "dockerfile": other_than(str, dict, type(None))
+    | with_one("path", other_than(str))
+    | st.dictionaries(st.sampled_from(["cpu", "gpu"]), other_than(str, dict), min_size=1),
     "default_mode": JSON.filter(lambda value: str(value).strip().lower() not in ("cpu", "gpu")),
     "build_time_credentials": other_than(bool),
+    "allowed_keys": other_than(list) | st.lists(other_than(str), min_size=1),
     "julia_version": other_than(str, type(None)),
     "gcloud": other_than(dict) | with_one("project_id", other_than(str)),
     "mlflow_config": other_than(dict)

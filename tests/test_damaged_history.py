@@ -31,7 +31,7 @@ def file(home: Path) -> Path:
     ("at", "said"),
     [
         (0, "file is not a database\nNothing was changed. Move that file away"),
-        (100, "malformed\nThe file is damaged: put a backup in its place"),
+        (100, "malformed\nThe file is damaged; nothing was changed. Move it aside"),
     ],
 )
 def test_what_is_wrong_and_where_is_said_and_nothing_is_touched(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
+import os
 import re
 import stat
 import tracemalloc
@@ -151,3 +153,36 @@ def test_a_log_that_cannot_be_written_costs_the_log_only(
         log.write(TEXT)
     assert log.tail == TEXT + TEXT
     assert capsys.readouterr().err.count("is not kept any more") == 1
+
+
+@given(st.lists(st.sampled_from([b"a", b"\xff", b"\xe2\x82", "\u20ac".encode(), b"\xed\xa0\x80"])))
+@settings(deadline=None)
+def test_the_length_as_text_is_that_of_a_log_in_which_each_strange_byte_is_replaced(
+    words: list[bytes],
+) -> None:
+    data = b"".join(words) + b"."
+    write(data=data)
+    text = data.decode(errors="surrogateescape")
+    replaced = re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", text)
+    assert joblog.length_as_text("u", len(data)) == len(replaced.encode())
+    assert joblog.length_as_text("u", 0) == 0
+
+
+def test_what_could_not_be_written_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with JobLog("u") as log:
+        log.write(b"kept\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(joblog, "_check_room", full)
+            log.write(b"lost\n")
+        log.write(b"lost, too\n")
+    assert "No space left on device" in capsys.readouterr().err
+    assert b"".join(joblog.read("u")) == b"kept\n"
+    assert joblog.is_cut("u")
+    assert log.tail == b"kept\nlost\nlost, too\n"
+    write()
+    assert not joblog.is_cut("u")

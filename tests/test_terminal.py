@@ -13,6 +13,7 @@ import select
 import struct
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -166,17 +167,22 @@ def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[s
     terminal.warn("warning")
     sys.stdout.flush()
     out, err = capfd.readouterr()
-    assert out == 'result\n{\n  "name": "ünï",\n  "values": [\n    1,\n    null\n  ]\n}\n'
+    lines = ["result", "{", r'  "name": "\u00fcn\u00ef",', '  "values": [', "    1,", "    null"]
+    assert out.splitlines() == [*lines, "  ]", "}"]
     assert err == "note\nwarning: warning\n"
 
 
-class TestFolded:
-    LINES = ("Step 1/2 : FROM base", "pulling", "Step 2/2 : RUN make", "compiling", "error: no")
-
-    def feed(self, failed: bool) -> terminal.Folded:
-        view = terminal.Folded()
-        for line in self.LINES:
-            view.line(line, begins=line.split(" :")[0] if line.startswith("Step") else "")
+class TestSteps:
+    def feed(self, failed: bool) -> terminal.Steps:
+        view = terminal.Steps()
+        view.begin("Get it")
+        view.line("getting", "getting")
+        view.begin("Look at it")
+        view.drop()
+        view.begin("Make it")
+        view.line("RUN make", "")
+        view.line("compiling", "compiling")
+        view.line("error: no", "error: no")
         view.end(failed)
         return view
 
@@ -185,40 +191,57 @@ class TestFolded:
         self, capfd: pytest.CaptureFixture[str], failed: bool
     ) -> None:
         self.feed(failed)
-        assert capfd.readouterr().err.splitlines() == [*self.LINES]
+        lines = ["Get it", "getting", "Look at it", "Make it", "RUN make", "compiling", "error: no"]
+        assert capfd.readouterr().err.splitlines() == lines
 
-    def test_on_a_terminal_nothing_remains_of_a_success(self) -> None:
+    def test_on_a_terminal_a_line_remains_of_each_step_that_did_something(self) -> None:
         with open_terminal() as tty:
             terminal.note("before")
             self.feed(failed=False)
             terminal.note("after")
-            assert tty.look().text == "before\nafter"
+            assert tty.look().text == "before\n    0.0 s  Get it\n    0.0 s  Make it\nafter"
 
-    def test_on_a_terminal_the_last_step_of_a_failure_remains(self) -> None:
+    def test_on_a_terminal_all_that_a_failing_step_printed_remains(self) -> None:
         with open_terminal() as tty:
             self.feed(failed=True)
-            assert tty.look().text == "Step 2/2 : RUN make\ncompiling\nerror: no"
+            *_, failed, first, second, third = tty.look().text.splitlines()
+            assert failed == "    0.0 s  failed: Make it"
+            assert (first, second, third) == ("RUN make", "compiling", "error: no")
 
     def test_on_a_terminal_one_line_shows_where_it_is(self) -> None:
         with open_terminal() as tty:
-            view = terminal.Folded()
-            view.line("Step 1/2 : FROM base", begins="step 1/2")
-            assert tty.look().text == "  Step 1/2 : FROM base"
-            view.line("one")
-            assert tty.look().text == "  step 1/2  one"
-            view.line("\ttwo " + "and more " * 20)
-            assert tty.look().text == "  step 1/2  two and more and more and m"
-            view.line("three")
-            assert tty.look().text == "  step 1/2  three"
+            view = terminal.Steps()
+            view.begin("Make it")
+            assert tty.look().text == "    0.0 s  Make it"
+            view.line("\t#5 one", "\tone")
+            assert tty.look().text == "    0.0 s  Make it  one"
+            view.line("and more " * 20, "and more " * 20)
+            assert tty.look().text == "    0.0 s  Make it  and more and more a"
+            view.line("nothing of interest", "")
+            assert tty.look().last.endswith("and more a")
 
-    def test_it_remembers_the_last_lines_of_a_step(self) -> None:
-        view = terminal.Folded()
-        for number in range(1000):
-            view.line(str(number))
-        assert 100 < len(view.recent) < 400
-        assert view.recent[-1] == "999"
-        view.line("RUN make", begins="another")
-        assert view.recent == ["RUN make"]
+    def test_on_a_terminal_time_goes_by(self) -> None:
+        with open_terminal() as tty:
+            view = terminal.Steps()
+            view.begin("Wait")
+            time.sleep(0.15)
+            view.tick()
+            assert re.fullmatch(r" +0\.[1-9] s  Wait", tty.look().last)
+
+    def test_without_a_title_nothing_is_drawn(self) -> None:
+        with open_terminal() as tty:
+            view = terminal.Steps()
+            view.tick()
+            view.end(failed=False)
+            assert tty.look().text == ""
+
+    def test_what_went_well_is_no_part_of_a_failure(self) -> None:
+        view = terminal.Steps()
+        view.begin("Make it")
+        view.line("good", "good")
+        view.forget()
+        view.line("bad", "bad")
+        assert view.printed == ["bad"]
 
 
 def bar(done: int, total: int) -> re.Pattern[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from docker.errors import APIError
 
 from caliban.config import Config
 from caliban.docker.engine import Engine
@@ -88,5 +90,12 @@ class Workshop:
 def layers_of_buildkit() -> set[str]:
     """What BuildKit keeps for later builds, except what it has downloaded."""
     with contextlib.closing(Engine().client) as client:
-        found = client.df()["BuildCache"] or []
+        while True:
+            try:
+                found = client.df()["BuildCache"] or []
+                break
+            except APIError as error:  # the engine answers one such question at a time
+                if "already running" not in str(error):
+                    raise
+                time.sleep(0.2)
     return {each["ID"] for each in found if each["Type"] != "exec.cachemount"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caliban.errors import EngineError, UsageError
@@ -30,10 +31,7 @@ def choose(
       EngineError: the GPUs cannot be listed, or there are too few.
     """
     wanted: int | None = args.gpus_per_job or options.gpus_per_job or None
-    if wanted and not options.gpus:
-        raise UsageError("--gpus_per_job gives GPUs to jobs, and --nogpu takes them away")
-    if wanted and chooses_gpus(options.run_args):
-        raise UsageError("--gpus_per_job and --docker_run_args both say which GPUs a job gets")
+    check(wanted, bool(options.gpus), options.run_args)
     is_auto = args.jobs == 0
     if not options.gpus or (wanted is None and not is_auto) or chooses_gpus(options.run_args):
         return Execution(args.jobs or _cores(), args.verbose)
@@ -46,6 +44,23 @@ def choose(
         raise EngineError(f"a job is to have {each} GPUs, but this machine has {len(devices)}")
     pool = GpuPool(store.leases(backend.machine), backend, devices, each, options.gpus)
     return Execution(len(devices) // each if is_auto else args.jobs, args.verbose, pool)
+
+
+def check(gpus_per_job: int | None, has_gpus: bool, run_args: Sequence[str]) -> None:
+    """Sees to it that jobs are told in one way which GPUs they get.
+
+    Args:
+      gpus_per_job: how many each is to have to itself; 0 or None if that is not asked for.
+      has_gpus: whether they run with GPUs.
+      run_args: the user's own arguments for `docker run`.
+
+    Raises:
+      UsageError: they are run without GPUs and want some, or are told in two ways.
+    """
+    if gpus_per_job and not has_gpus:
+        raise UsageError("--gpus_per_job gives GPUs to jobs, and --nogpu takes them away")
+    if gpus_per_job and chooses_gpus(run_args):
+        raise UsageError("--gpus_per_job and --docker_run_args both say which GPUs a job gets")
 
 
 def _cores() -> int:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caliban import config, home, terminal
-from caliban.docker import identity, project
+from caliban.docker import identity, own_dockerfile, project
+from caliban.docker.build_secrets import NONE, BuildSecrets
+from caliban.docker.build_secrets import parse as parse_secrets
+from caliban.docker.dockerfile import has_dependencies
 from caliban.docker.identity import Credentials
 from caliban.errors import Problems, UsageError
 from caliban.model import module
 from caliban.model.image import ImagePlan, Mode
+
+if TYPE_CHECKING:
+    from caliban.docker.engine import Engine
+    from caliban.history.store import HistoryStore
+    from caliban.images import Images
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,16 @@ class ImageChoice:
       mode: CPU or GPU.
       plan: what the image holds.
       credentials: those that the containers get.
+      build_secrets: those that a build gets.
+      allowed_keys: files that may be in the image although they look like keys.
     """
 
     settings: config.Config
     mode: Mode
     plan: ImagePlan
     credentials: Credentials
+    build_secrets: BuildSecrets = NONE
+    allowed_keys: tuple[str, ...] = ()
 
     @property
     def secrets(self) -> list[Path]:
@@ -39,7 +54,7 @@ class ImageChoice:
             self.settings.gcloud.cloud_key,
         )
         keys = [home.expand(name).absolute() for name in named if name]
-        return list(dict.fromkeys([*self.credentials.files, *keys]))
+        return list(dict.fromkeys([*self.credentials.files, *keys, *self.build_secrets.files]))
 
 
 def choose(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
@@ -57,11 +72,13 @@ def choose(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
     directory, settings, mode, credentials = surroundings(args, problems)
     name = getattr(args, "module", None)
     code = problems.attempt(lambda: module.find(name, directory) if name else None, None)
+    dockerfile = settings.dockerfile(mode, os.environ)
+    given = problems.attempt(lambda: build_secrets(args.secret, settings, credentials), NONE)
     planned = problems.attempt(
         lambda: project.plan(
             directory,
             mode,
-            settings.base_image(mode, os.environ),
+            own_dockerfile.UNNAMED if dockerfile else settings.base_image(mode, os.environ),
             code,
             extras=args.extras,
             apt_packages=settings.apt_packages.get(mode, ()),
@@ -71,10 +88,67 @@ def choose(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
     )
     if planned is None or (name is not None and code is None):
         return None
-    plan, warnings = planned
-    for each in (*warnings, *settings.unused):
+    plan, said = planned
+    for each in said.notes:
+        terminal.note(each)
+    if mode in settings.dockerfiles and dockerfile is None:
+        own = settings.dockerfiles[mode].path
+        said.warnings.append(f"{own} is not built: $CALIBAN_BASE_IMAGE says what to build on")
+    for each in (*said.warnings, *settings.unused):
         terminal.warn(each)
-    return ImageChoice(settings, mode, plan, credentials)
+    julia = settings.julia_version or ""
+    plan = replace(plan, dockerfile=dockerfile, julia=julia)
+    # The settings' own, where no step is lent them, need no builder that could.
+    if args.secret or dockerfile or has_dependencies(plan):
+        plan = replace(plan, secrets=given.ids)
+    allowed = (*settings.allowed_keys, *args.allow_key)
+    choice = ImageChoice(settings, mode, plan, credentials, given, allowed)
+    plan = problems.attempt(lambda: own_dockerfile.current(plan, choice.secrets), plan)
+    return replace(choice, plan=plan)
+
+
+def images(
+    args: argparse.Namespace,
+    choice: ImageChoice,
+    engine: Engine,
+    history: Callable[[], AbstractContextManager[HistoryStore]],
+) -> Images:
+    """How images are built for a command line, see caliban.images.
+
+    Args:
+      args: the parsed command line.
+      choice: what it comes to.
+      engine: where images are built.
+      history: opens the history.
+    """
+    from caliban.images import Images
+
+    return Images(
+        engine,
+        history,
+        choice.secrets,
+        choice.build_secrets,
+        choice.allowed_keys,
+        args.no_cache,
+        args.upgrade_deps,
+    )
+
+
+def build_secrets(
+    words: Sequence[str], settings: config.Config, credentials: Credentials
+) -> BuildSecrets:
+    """The secrets that a project's builds get.
+
+    Args:
+      words: the values of --secret.
+      settings: the project's; they may ask for the user's credentials.
+      credentials: those.
+
+    Raises:
+      UsageError: see docker.build_secrets.parse.
+    """
+    google = credentials if settings.build_time_credentials else None
+    return parse_secrets(words, os.environ, google)
 
 
 def surroundings(

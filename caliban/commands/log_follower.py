@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import socket
 import sys
 import threading
@@ -24,11 +23,17 @@ _PAUSE = 0.2
 # Looking what has become of the jobs takes at most this part of the time, however many there are.
 _SHARE = 0.05
 
-# How many pieces of one job are shown before the next one has its turn.
+# How many pieces of one job's file are shown before the next one has its turn.
 _PIECES = 16
+
+# How many bytes of a container's output are read ahead.
+_MOST = 1 << 20
 
 # A line without an end is shown in pieces of this many bytes.
 _LONGEST = 1 << 16
+
+# What is said of a log that is not whole.
+CUT = "the rest of its output could not be kept: its log had no room on the disk"
 
 _OPEN = (Status.SUBMITTED, Status.RUNNING)
 
@@ -126,38 +131,44 @@ class _Stream:
       is_over: whether the container has ended, and all of its output was read.
     """
 
-    def __init__(self, pieces: Iterator[bytes], skip: int) -> None:
-        """Begins after `skip` bytes."""
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_PIECES)
+    def __init__(self, pieces: Iterator[bytes], skip: int, arrived: threading.Event) -> None:
+        """Begins after `skip` bytes; much that can be read is told by `arrived`."""
         self._skip = skip
+        self._arrived = arrived
+        self._read = bytearray()
+        self._error: BaseException | None = None
+        self._has_all = False
+        self._changed = threading.Condition()
         self.is_over = False
         threading.Thread(target=self._fill, args=(pieces,), daemon=True).start()
 
     def _fill(self, pieces: Iterator[bytes]) -> None:
         try:
+            # An engine gives each line by itself, and there may be millions.
             for piece in pieces:
-                self._queue.put(piece)
+                with self._changed:
+                    self._read += piece
+                    if len(self._read) >= _MOST:
+                        self._arrived.set()
+                        self._changed.wait_for(lambda: not self._read)
         except BaseException as error:  # noqa: BLE001 - it is raised where the stream is read
-            self._queue.put(error)
-        else:
-            self._queue.put(None)
+            self._error = error
+        with self._changed:
+            self._has_all = True
+            self._arrived.set()
 
     def read(self) -> bytes:
-        """The next piece; b"" if there is nothing more now."""
-        while not self.is_over:
-            try:
-                piece = self._queue.get_nowait()
-            except queue.Empty:
-                return b""
-            if isinstance(piece, BaseException):
-                raise piece
-            if piece is None:
-                self.is_over = True
-                return b""
-            piece, self._skip = piece[self._skip :], max(self._skip - len(piece), 0)
-            if piece:
-                return piece
-        return b""
+        """All that there is by now; b"" if there is nothing more now."""
+        with self._changed:
+            piece, self._read = self._read, bytearray()
+            has_all = self._has_all
+            self._changed.notify()
+        piece, self._skip = piece[self._skip :], max(self._skip - len(piece), 0)
+        if has_all and not piece:
+            self.is_over = True
+            if self._error is not None:
+                raise self._error
+        return bytes(piece)
 
 
 class _Followed:
@@ -167,8 +178,10 @@ class _Followed:
       is_over: whether the job has ended, and all of its output was read.
     """
 
-    def __init__(self, job: Job, tail: int | None) -> None:
+    def __init__(self, job: Job, tail: int | None, arrived: threading.Event) -> None:
+        self._uid = job.uid
         self._tail = tail
+        self._arrived = arrived
         self._file = joblog.Reader(job.uid, tail)
         self._stream: _Stream | None = None
         self.was_open = job.outcome.status in _OPEN
@@ -188,7 +201,11 @@ class _Followed:
     def take_over(self, backend: LocalBackend, handle: Handle) -> None:
         """From now on it is read from the engine; what the file had is passed over there."""
         tail = None if self._file.at else self._tail
-        self._stream = _Stream(backend.logs(handle, follow=True, tail=tail), self._file.at)
+        skip = self._file.at
+        if not backend.keeps_bytes(handle):
+            skip = joblog.length_as_text(self._uid, skip)
+        pieces = backend.logs(handle, follow=True, tail=tail)
+        self._stream = _Stream(pieces, skip, self._arrived)
 
     def read(self, job: Job) -> bytes:
         """The next bytes; b"" if there is nothing more now.
@@ -196,8 +213,7 @@ class _Followed:
         Args:
           job: what is known of it from before this was called.
         """
-        source = self._stream or self._file
-        data = b"".join(_pieces(source.read))
+        data = self._stream.read() if self._stream else b"".join(_pieces(self._file.read))
         self.has_printed = self.has_printed or bool(data)
         if not data and not self.is_streamed and job.outcome.status.is_final:
             self.is_over = True
@@ -229,7 +245,8 @@ def follow(
       tail: how many of the lines that each has printed by now; None for all.
       output: where they are shown.
     """
-    logs = {job.uid: _Followed(job, tail) for job in jobs}
+    arrived = threading.Event()
+    logs = {job.uid: _Followed(job, tail, arrived) for job in jobs}
     known = {job.uid: job for job in jobs}
     for job in jobs:
         if _is_out_of_reach(job):
@@ -241,11 +258,12 @@ def follow(
     while logs:
         if (began := time.monotonic()) >= look_again:
             known = {job.uid: job for job in store.jobs(list(logs))}
+            took = time.monotonic() - began
             for uid in _attend(store, connect, known, logs):
                 output.note(f"job {known[uid].id}: caliban has died, and its engine is not here")
                 del logs[uid]
-            ended = time.monotonic()
-            look_again = ended + max(_PAUSE, (ended - began) / _SHARE)
+            # Not counted: to keep the output of a job that has ended takes long, and is done once.
+            look_again = time.monotonic() + max(_PAUSE, took / _SHARE)
         is_quiet = True
         for uid, log in list(logs.items()):
             job = known[uid]
@@ -261,9 +279,12 @@ def follow(
                     output.note(f"job {job.id} {job.outcome.describe()}")
                 elif not log.has_printed and tail != 0:
                     output.note(f"job {job.id}: {why_nothing(job)}")
+                if joblog.is_cut(uid):
+                    output.note(f"job {job.id}: {CUT}")
         output.flush()
         if is_quiet and logs:
-            time.sleep(_PAUSE)
+            arrived.wait(_PAUSE)
+            arrived.clear()
 
 
 def _is_out_of_reach(job: Job) -> bool:

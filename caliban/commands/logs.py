@@ -83,7 +83,7 @@ def _show(
     connect: Callable[[], LocalBackend], jobs: Sequence[Job], tail: int | None, output: Output
 ) -> None:
     """Shows what there is by now, one job after another."""
-    from caliban.commands.log_follower import why_nothing
+    from caliban.commands.log_follower import CUT, why_nothing
 
     for job in jobs:
         if len(jobs) > 1:
@@ -94,6 +94,8 @@ def _show(
             output.write(piece)
         if is_empty and tail != 0:
             output.note(f"job {job.id}: {why_nothing(job)}")
+        elif joblog.is_cut(job.uid):
+            output.note(f"job {job.id}: {CUT}")
 
 
 def _pieces(connect: Callable[[], LocalBackend], job: Job, tail: int | None) -> Iterator[bytes]:

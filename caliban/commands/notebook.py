@@ -68,8 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped; 0 if that was done in the browser."""
+    from caliban import launch
     from caliban.commands import container_choice, image_choice
-    from caliban.docker import build, jupyter
+    from caliban.docker import jupyter
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
 
@@ -84,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
     engine = Engine()
     engine.check_program()
-    project, files = Path(choice.plan.directory), list(choice.credentials.files)
+    project = Path(choice.plan.directory)
     container = container_choice.at_home(choice.credentials, engine, run_args, project, args.bare)
     gpus = container_choice.gpus(engine, choice.mode, "notebook")
     plan = choice.plan.interactive(jupyter=requirement)
-    image = build.ensure(plan, engine, files, args.no_cache)
+    _, image = image_choice.images(args, choice, engine, launch.open_history).ensure(plan)
     container = replace(container, options=_furnished(container.options, gpus, args.bare))
     container.prepare()
     containers = Containers(engine)

@@ -35,6 +35,9 @@ _KINDS = ("images", "containers", "logs")
 
 _SHOWN = 40
 
+# A step of a build that is younger may be of one that is under way, somebody else's perhaps.
+_BUILDING = datetime.timedelta(minutes=10)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
@@ -53,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", action="store_true", help="Remove images, and steps of builds.")
     parser.add_argument("--containers", action="store_true", help="Remove containers.")
     parser.add_argument("--logs", action="store_true", help="Remove what jobs have printed.")
+    parser.add_argument(
+        "--all_users",
+        action="store_true",
+        help="Also the images that were built for other users, or for another history of yours. "
+        "Their open jobs may need them.",
+    )
     parser.add_argument("--dry_run", action="store_true", help="Only list what would be removed.")
     parser.add_argument("-y", "--yes", action="store_true", help="Don't ask.")
 
@@ -90,8 +99,9 @@ def run(args: argparse.Namespace) -> int:
         if set(kinds) & {"images", "containers"}:
             # What has ended without anybody's notice is no open job's any more.
             settle.refresh(store, store.open_jobs(user), job_choice.connect)
-        since = now - (args.older_than or datetime.timedelta())
-        items = [*_found(store, kinds, args.xgroup, since)]
+        age = args.older_than or datetime.timedelta()
+        since = now - min(age, now - datetime.datetime.min.replace(tzinfo=datetime.UTC))
+        items = [*_found(store, kinds, args.xgroup, since, args.all_users)]
         for line in _listed(items, now):
             terminal.result(line)
         if not items:
@@ -121,7 +131,11 @@ def _remove(items: Sequence[_Item]) -> int:
 
 
 def _found(
-    store: HistoryStore, kinds: Sequence[str], group: str | None, since: datetime.datetime
+    store: HistoryStore,
+    kinds: Sequence[str],
+    group: str | None,
+    since: datetime.datetime,
+    of_all: bool,
 ) -> Iterator[_Item]:
     """What has not been used since then and can go, in the order in which it has to."""
     if set(kinds) & {"images", "containers"}:
@@ -134,7 +148,7 @@ def _found(
             found = _containers(engine, there, store, group)
             yield from (item for item in found if item.used <= since)
         if "images" in kinds:
-            yield from _images(engine, there, store, group, since)
+            yield from _images(engine, there, store, group, since, of_all)
     if "logs" in kinds:
         yield from (item for item in _logs(store, group) if item.used <= since)
 
@@ -169,9 +183,13 @@ def _images(
     store: HistoryStore,
     group: str | None,
     since: datetime.datetime,
+    of_all: bool,
 ) -> Iterator[_Item]:
-    """Those that no open job needs; with a group, those that only its jobs have used."""
-    from caliban.docker import debris
+    """Those that no open job needs; with a group, those that only its jobs have used.
+
+    What open jobs of another history need, nobody can know: unless `of_all`, its images stay.
+    """
+    from caliban.docker import builder, debris, inputs
 
     uses: dict[str, list[tuple[str, str]]] = {}
     last: dict[str, datetime.datetime] = {}
@@ -181,21 +199,38 @@ def _images(
         last[use.image] = max(use.last, last.get(use.image, use.last))
         if use.is_open:
             busy.add(use.image)
-    mine = [(flags.user_name(), group)]
+    user = flags.user_name()
+    mine = [(user, group)]
     going: set[str] = set()
+    strange = 0
+    # What a build goes on from looks like what a build has left behind.
+    latest = datetime.datetime.now(datetime.UTC) - _BUILDING
+    is_building = builder.is_under_way()
     for image in there.images:
+        if image.is_for_builds and not image.children and (is_building or image.created > latest):
+            continue
         used = max(image.created, last.get(image.id, image.created))
         is_wanted = used <= since and (group is None or uses.get(image.id) == mine)
         # A step of a build goes with the last image that was built on it.
         is_wanted |= group is not None and image.id not in uses and bool(image.children)
         if not is_wanted or image.id in busy or not image.children <= going:
             continue
+        is_mine = image.history == home.history_mark() or any(
+            owner == user for owner, _ in uses.get(image.id, ())
+        )
+        if image.is_named and not is_mine and not of_all:
+            strange += 1
+            continue
         going.add(image.id)
 
         def remove(image: debris.Image = image) -> None:
             debris.remove_image(engine, image)
+            inputs.forget(image.name)
 
         yield _Item("image" if image.is_named else "step", image.name, used, image.size, remove)
+    if strange and group is None:
+        what = "image that was" if strange == 1 else "images that were"
+        terminal.note(f"Not touched: {strange} {what} built by others (--all_users).")
 
 
 def _logs(store: HistoryStore, group: str | None) -> Iterator[_Item]:

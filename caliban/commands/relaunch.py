@@ -15,6 +15,7 @@ from caliban.model.image import WORKING_DIRECTORY, ImagePlan
 from caliban.model.job import Job
 
 if TYPE_CHECKING:
+    from caliban.docker.build_secrets import BuildSecrets
     from caliban.docker.engine import Engine
     from caliban.platform.local import Mount, Options
 
@@ -81,11 +82,18 @@ def options(jobs: Sequence[Job]) -> Options:
 class Again:
     """Settings of recorded jobs, brought up to date with what is on this machine now."""
 
-    def __init__(self, cloud_key: str | None = None) -> None:
-        """Takes the key that jobs get.
+    def __init__(
+        self,
+        cloud_key: str | None = None,
+        build_secrets: Sequence[str] = (),
+        allowed_keys: Sequence[str] = (),
+    ) -> None:
+        """Takes the key that jobs get, and what their images need to be built.
 
         Args:
           cloud_key: a service account's key; None for the one that each job had.
+          build_secrets: the values of --secret.
+          allowed_keys: those of --allow_key.
 
         Raises:
           UsageError: it is not a file that can be read.
@@ -94,6 +102,8 @@ class Again:
 
         self._cloud_key = cloud_key
         self._key = identity.credentials(cloud_key, os.environ).key
+        self._build_secrets = build_secrets
+        self._allowed_keys = allowed_keys
         self._live: dict[str, list[Mount]] = {}
 
     def jobs(self, jobs: Sequence[Job]) -> list[Job]:
@@ -162,7 +172,31 @@ class Again:
             config.load(Path(plan.directory)).gcloud.cloud_key,
         )
         keys = [home.expand(name).absolute() for name in named if name]
-        return [*keys, *identity.credentials(None, os.environ).files]
+        lent = self.build_secrets(plan).files
+        return [*keys, *lent, *identity.credentials(None, os.environ).files]
+
+    def build_secrets(self, plan: ImagePlan) -> BuildSecrets:
+        """The secrets that the build of a plan gets.
+
+        Raises:
+          UsageError: the project's configuration cannot be read, or --secret is wrong.
+        """
+        from caliban.commands import image_choice
+        from caliban.docker import identity
+
+        settings = config.load(Path(plan.directory))
+        variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+        key = config.choose(self._cloud_key, variable, settings.gcloud.cloud_key, "")
+        credentials = identity.credentials(key, os.environ)
+        return image_choice.build_secrets(self._build_secrets, settings, credentials)
+
+    def allowed_keys(self, plan: ImagePlan) -> tuple[str, ...]:
+        """The files that may be in an image although they look like keys.
+
+        Raises:
+          UsageError: the project's configuration cannot be read.
+        """
+        return (*config.load(Path(plan.directory)).allowed_keys, *self._allowed_keys)
 
     def digest(self, container_spec: Mapping[str, Any]) -> str:
         """Names the live code of a recorded plan as it is now.

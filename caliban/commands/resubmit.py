@@ -11,7 +11,9 @@ what has changed since is told before you are asked. With --same_image, they run
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="Google Cloud project, for jobs that ran there; those of this machine need none.",
     )
+    flags.add_secret_arguments(parser)
     flags.add_execution_arguments(parser)
 
 
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.note(f"Experiment group {args.xgroup}: nothing to resubmit: {which}.")
             return 0
         engine = Engine()
-        again = relaunch.Again(args.cloud_key)
+        again = relaunch.Again(args.cloud_key, args.secret, args.allow_key)
         plans = _plans(jobs, args.same_image)
         _announce(jobs, args.dry_run)
         for line in _comparisons(engine, jobs, plans, again, args.same_image):
@@ -106,10 +109,10 @@ def run(args: argparse.Namespace) -> int:
         hint = "Without --same_image, it is built anew." if args.same_image else ""
         relaunch.check_images(engine, kept, hint)
         jobs = again.jobs(jobs)
-        if not args.same_image:
-            jobs = _rebuilt(engine, jobs, plans, again)
         backend = LocalBackend(Containers(engine), engine.host)
         how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
+        if not args.same_image:
+            jobs = _rebuilt(engine, store, jobs, plans, again)
         sweep = launch.again(backend, store, jobs, again.digest)
         code = summary.see_through(backend, store, args.xgroup, sweep, how)
         return code or int(len(jobs) < len(chosen))
@@ -188,6 +191,7 @@ def _missing(plan: ImagePlan, is_built: bool) -> Path | None:
     names = ["", *([plan.module.copied] if plan.module else []), *plan.directories]
     if is_built:
         names += [*plan.requirements, *([plan.project] if plan.project else [])]
+        names += [plan.dockerfile.path] if plan.dockerfile else []
     return next((path for name in names if not (path := Path(plan.directory, name)).exists()), None)
 
 
@@ -245,12 +249,14 @@ def _comparisons(
 
 def _parts_now(engine: Engine, plan: ImagePlan, again: Again) -> Parts | str:
     """What an image would be made of now, or why that can't be told."""
-    from caliban.docker import context, provenance
+    from caliban.docker import context, own_dockerfile, provenance
 
+    plan = own_dockerfile.current(plan, again.secrets(plan))
     base_id = engine.image_id(plan.base_image)
     files = context.files(plan, again.secrets(plan))
     if base_id is None:
-        return f"can't be told: the base image {plan.base_image} has to be pulled first"
+        made = "built" if plan.dockerfile else "pulled"
+        return f"can't be told: the base image {plan.base_image} has to be {made} first"
     return provenance.of_files(plan, base_id, files)
 
 
@@ -276,10 +282,7 @@ def _changes(
     same = [name for name, is_other in parts if not is_other]
     text = ", ".join(changed) + (f" (the same: {', '.join(same)})" if same else "")
     text = text if changed else f"nothing (the same: {', '.join(same)})"
-    planned, _ = project.plan(
-        Path(plan.directory), plan.mode, plan.base_image, plan.module, plan.extras
-    )
-    if (planned.requirements, planned.project) != (plan.requirements, plan.project):
+    if not project.is_declared_as(plan):
         text += (
             "; dependencies are declared in other files now, which needs a new image plan: "
             "'caliban run' makes one"
@@ -288,19 +291,36 @@ def _changes(
 
 
 def _rebuilt(
-    engine: Engine, jobs: Sequence[Job], plans: dict[int, ImagePlan], again: Again
+    engine: Engine,
+    store: HistoryStore,
+    jobs: Sequence[Job],
+    plans: dict[int, ImagePlan],
+    again: Again,
 ) -> list[Job]:
-    """Builds what the jobs need, and returns them with their new images."""
-    from caliban.docker import build
+    """Builds what the jobs need, and returns them with their new images and plans."""
+    from caliban.images import Images
 
     terminal.note("rebuilding containers...")
     needed = {job.container_spec_id for job in jobs if not _has_given_image(job)}
-    images = {
-        number: build.ensure(plan, engine, again.secrets(plan))
+
+    def history() -> AbstractContextManager[HistoryStore]:
+        return contextlib.nullcontext(store)
+
+    built = {
+        number: Images(
+            engine,
+            history,
+            again.secrets(plan),
+            again.build_secrets(plan),
+            again.allowed_keys(plan),
+        ).ensure(plan)
         for number, plan in plans.items()
         if number in needed
     }
-    return [
-        job if _has_given_image(job) else replace(job, image=images[job.container_spec_id])
-        for job in jobs
-    ]
+    rebuilt = []
+    for job in jobs:
+        if not _has_given_image(job):
+            plan, image = built[job.container_spec_id]
+            job = replace(job, image=image, container_spec=plan.to_json())
+        rebuilt.append(job)
+    return rebuilt

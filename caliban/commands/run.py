@@ -19,6 +19,7 @@ itself, for quick tries. With --output, the files that a job writes into $CALIBA
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +129,8 @@ class _Wanted:
 
 def _understand(args: argparse.Namespace) -> _Wanted:
     """Reads the command line and the files that it names; all that is wrong is told at once."""
-    from caliban.commands import container_choice, image_choice
+    from caliban.commands import container_choice, execution_choice, image_choice
+    from caliban.model.image import Mode
 
     problems = Problems()
     choice = image_choice.choose(args, problems)
@@ -137,6 +139,11 @@ def _understand(args: argparse.Namespace) -> _Wanted:
     output = problems.attempt(
         lambda: container_choice.output_directory(args.output, args.xgroup), None
     )
+    if choice and run_args is not None:
+        has_gpus = choice.mode is Mode.GPU
+        problems.attempt(
+            lambda: execution_choice.check(args.gpus_per_job, has_gpus, run_args), None
+        )
     mounts: Sequence[Mount] = ()
     if choice and args.live:
         mounts = problems.attempt(lambda: container_choice.live(choice.plan, choice.secrets), ())
@@ -186,8 +193,7 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
 def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
     """Builds the image, runs the jobs and sums up; returns the exit code."""
     from caliban import launch, settle
-    from caliban.commands import container_choice, execution_choice, summary
-    from caliban.docker import build
+    from caliban.commands import container_choice, execution_choice, image_choice, summary
     from caliban.docker.containers import Containers
     from caliban.platform.local import LocalBackend
 
@@ -200,16 +206,20 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
             gpus=container_choice.gpus(engine, wanted.choice.mode, "run"),
             gpus_per_job=args.gpus_per_job or 0,
         )
+        backend = LocalBackend(Containers(engine), engine.host, dict(options.secrets))
+        how = execution_choice.choose(args, store, backend, options)
+        plan = wanted.plan
         if args.image_id:
             image = container_choice.image(engine, args.image_id)
             options = container_choice.with_home(options, engine, image)
         else:
-            image = build.ensure(wanted.plan, engine, wanted.choice.secrets, args.no_cache)
+            images = image_choice.images(
+                args, wanted.choice, engine, lambda: contextlib.nullcontext(store)
+            )
+            plan, image = images.ensure(plan)
         container.prepare()
         user = flags.user_name()
         group = launch.new_group(store, user, args.xgroup)
-        backend = LocalBackend(Containers(engine), engine.host, dict(options.secrets))
-        how = execution_choice.choose(args, store, backend, options)
         settle.refresh(store, settle.unsettled(store, user, group), lambda: backend, gives_up=False)
         requests = launch.requests(wanted.experiments(), image, group, options.to_json())
         sweep = launch.record(
@@ -218,7 +228,7 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
             launch.Launch(
                 user=user,
                 group=group,
-                container_spec=wanted.plan.to_json(),
+                container_spec=plan.to_json(),
                 requests=list(requests),
                 output=wanted.output,
                 code=code,

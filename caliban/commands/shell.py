@@ -209,15 +209,16 @@ def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
 
 def _image(wanted: _Wanted, engine: Engine) -> str:
     """The id of the image, which is built if it has to be."""
-    from caliban.commands import container_choice
-    from caliban.docker import build
+    from caliban import launch
+    from caliban.commands import container_choice, image_choice
 
     if wanted.job:
         return _image_of(wanted.job, engine)
     if wanted.choice is None:
         return container_choice.image(engine, wanted.args.image_id)
     plan = wanted.choice.plan.interactive(shell="" if wanted.shell == "bash" else wanted.shell)
-    return build.ensure(plan, engine, wanted.choice.secrets, wanted.args.no_cache)
+    images = image_choice.images(wanted.args, wanted.choice, engine, launch.open_history)
+    return images.ensure(plan)[1]
 
 
 def _image_of(job: Job, engine: Engine) -> str:

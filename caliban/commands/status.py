@@ -231,14 +231,12 @@ def _cause_numbers(view: View) -> dict[int, int]:
 
 def _json(values: Iterable[Any]) -> Iterator[str]:
     """A list as indented JSON, one of its values in memory at a time."""
-    import json
-
     ahead = ""
     yield "["
     for value in values:
         if ahead:
             yield f"{ahead},"
-        ahead = "  " + json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        ahead = "  " + terminal.json_text(value).replace("\n", "\n  ")
     if ahead:
         yield ahead
     yield "]"

@@ -155,7 +155,7 @@ class _Stopping:
         left = self._see_end([known[uid] for uid in asked])
         if len(lost) < len(jobs):
             terminal.result("")
-            terminal.result(_remark(len(jobs), len(left)))
+            terminal.result(_remark(len(jobs), len(left), len(lost)))
         return not left and not lost
 
     def _out_of_reach(self, jobs: Iterable[Job]) -> dict[str, str]:
@@ -236,10 +236,13 @@ def _say(job: Job, said: str) -> None:
     terminal.result(f"stopping job: {job_lines.line(job).removeprefix('job ')} - {said}")
 
 
-def _remark(total: int, left: int) -> str:
+def _remark(total: int, left: int, lost: int) -> str:
     if left:
         return (
             "requested job cancellation, please be patient as it may take a short while for this "
             "status change to be reflected from the `caliban status` command."
         )
+    if lost:
+        what = "1 job" if lost == 1 else f"{lost} jobs"
+        return f"requested job cancellation; {what} of {total} could not be reached."
     return f"requested job cancellation; {'the job has' if total == 1 else 'all jobs have'} ended."

@@ -27,6 +27,8 @@ def see_through(
 ) -> int:
     """Runs the jobs of a group, sums up, and returns the exit code: 0 only if all succeeded.
 
+    What another caliban runs has not succeeded yet.
+
     Args:
       backend: the local engine.
       store: the history.
@@ -35,10 +37,18 @@ def see_through(
       how: how they are run.
     """
     _announce(group, sweep)
-    if not sweep.jobs:
-        return 0
-    finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)
-    return _sum_up(finished, interrupted)
+    code = 0
+    if sweep.jobs:
+        finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)
+        code = _sum_up(finished, interrupted)
+    elsewhere = [job.uid for job in sweep.superfluous if not job.outcome.status.is_final]
+    missing = [job for job in store.jobs(elsewhere) if job.outcome.status is not Status.SUCCEEDED]
+    if missing and code != INTERRUPTED:
+        terminal.warn(
+            f"{_experiments(len(missing))} of another caliban's have not succeeded, or not yet: "
+            f"'caliban status --watch --xgroup {shlex.quote(group)}' waits until they have ended"
+        )
+    return code or int(bool(missing))
 
 
 def _announce(group: str, sweep: Sweep) -> None:

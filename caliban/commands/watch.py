@@ -107,7 +107,7 @@ def _collected() -> Iterator[io.StringIO]:
 
 def _fitting(lines: Iterable[str]) -> Iterator[str]:
     """The lines that the terminal has room for; the last one counts the others."""
-    size = os.get_terminal_size(sys.stdout.fileno())
+    size = terminal.size(sys.stdout)
     room = size.lines - 2  # for the count, and for the cursor
     rest = 0
     for line in (part for each in lines for part in each.split("\n")):

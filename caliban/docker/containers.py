@@ -77,9 +77,11 @@ class Containers:
         """
         # From two pipes, nobody can tell what came first. Where it all goes to one place anyway,
         # one pipe keeps the order in which the job wrote.
-        return process.spawn(
+        child = process.spawn(
             command, environment=environment, merge_stderr=terminal.streams_are_one()
         )
+        self._engine.load()  # while the engine is busy with the container
+        return child
 
     def follow(
         self,
@@ -267,6 +269,8 @@ class Containers:
         Raises:
           EngineError: the engine doesn't answer.
         """
+        if not names:
+            return {}
         from docker.errors import NotFound
 
         found: dict[str, Outcome] = {}
@@ -316,8 +320,7 @@ class Containers:
 
     def of_jobs(self) -> dict[str, str]:
         """The names of the containers of jobs, by the jobs' uids, whoever launched them."""
-        with self._engine.errors("looking for the containers of jobs"):
-            found = self._engine.client.containers(all=True, filters={"label": UID})
+        found = self._engine.containers(UID)
         return {each["Labels"][UID]: each["Names"][0].removeprefix("/") for each in found}
 
     def remove(self, name: str) -> None:
@@ -329,6 +332,17 @@ class Containers:
                 self._engine.client.remove_container(name, v=True, force=True)
             except NotFound:
                 return
+
+    def keeps_bytes(self, name: str) -> bool:
+        """Whether `logs` has what a container printed byte for byte: JSON holds text only."""
+        from docker.errors import NotFound
+
+        with self._engine.errors(f"asking for the container {name}"):
+            try:
+                settings = self._engine.client.inspect_container(name)["HostConfig"]
+            except NotFound:
+                return True
+        return bool(settings["LogConfig"]["Type"] != "json-file")
 
     def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
         """What a container has printed, both streams in the order of their lines.

@@ -1,24 +1,40 @@
-"""The build context: just the files that an image needs, in a form that is the same everywhere."""
+"""The build context: just the files that an image needs; what stands for them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import io
 import os
+import posixpath
 import stat
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn
+from typing import NoReturn
 
-from caliban.docker.dockerfile import CODE, DEPENDENCIES, JUPYTER, directory_folder, render
+from caliban.docker import dockerignore
+from caliban.docker.declared import files as declared_files
+from caliban.docker.dockerfile import (
+    CODE,
+    COMPILER,
+    DEPENDENCIES,
+    JULIA,
+    JUPYTER,
+    LOCK,
+    LOCK_FILE,
+    copies_declarations,
+    directory_folder,
+    has_dependencies,
+    render,
+)
+from caliban.docker.dockerignore import DockerIgnore
 from caliban.errors import UsageError
 from caliban.model.image import OUTPUTS_MARK, ImagePlan
+from caliban.model.lock import Lock
 
 # Never part of an image: what Python, git and editors write beside the code changes without it.
-_IGNORED_FOLDERS = frozenset({"__pycache__", ".devcontainer", ".git"})
+_IGNORED_FOLDERS = frozenset({"__pycache__", ".devcontainer", ".git", ".ipynb_checkpoints"})
 
 # caliban's own settings, among them perhaps the password of a database; jobs don't read them.
 _SETTINGS = ".calibanconfig.json"
@@ -26,11 +42,8 @@ _SETTINGS = ".calibanconfig.json"
 # What caliban itself puts into images.
 RESOURCES = Path(__file__).parents[1] / "resources"
 
-# What a setup.py may read while it tells the project's dependencies.
-_READ_BY_SETUP = ("setup.cfg", "pyproject.toml", "README.md", "README.rst", "README")
-
-# Time of every file: the second day that a zip archive can express, wherever on earth it is read.
-_MTIME = 315619200
+# The lstat of a file that caliban writes into the context.
+_GENERATED = os.stat_result((stat.S_IFREG | 0o644, *[0] * 9))
 
 
 @dataclass(frozen=True)
@@ -42,12 +55,31 @@ class File:
       name: its path in that folder and in the project, with forward slashes; "." is the folder.
       path: where it is on this machine.
       info: its lstat.
+      text: what it holds, if that comes from caliban; None for a file of this machine.
     """
 
     folder: str
     name: str
     path: Path
     info: os.stat_result
+    text: str | None = None
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Stands for its permissions inside the image and what it holds; it is read once.
+
+        Raises:
+          OSError: it cannot be read.
+        """
+        if stat.S_ISLNK(self.info.st_mode):
+            digest = hashlib.sha256(os.fsencode(self.path.readlink())).hexdigest()
+            return f"link {digest}"
+        if stat.S_ISDIR(self.info.st_mode):
+            return "folder"
+        if self.text is not None:
+            return f"{mode(self):o} {hashlib.sha256(self.text.encode()).hexdigest()}"
+        with self.path.open("rb") as stream:
+            return f"{mode(self):o} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
 
 
 def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
@@ -66,10 +98,19 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
         whole home directory would be copied.
     """
     project = Path(plan.directory)
-    found = {(file.folder, file.name): file for file in _declarations(plan, project)}
-    if plan.jupyter:
-        for file in _walk(RESOURCES, JUPYTER, "jupyter"):
-            found[file.folder, file.name] = file
+    found: dict[tuple[str, str], File] = {}
+    if copies_declarations(plan):
+        found = {(file.folder, file.name): file for file in _declarations(plan, project)}
+    if plan.lock:
+        text = Lock.parse(plan.lock).installed
+        found[LOCK, LOCK_FILE] = File(LOCK, LOCK_FILE, Path(), _GENERATED, text)
+    if has_dependencies(plan):
+        for name in (".", COMPILER):
+            path = RESOURCES / "dependencies" / name
+            found[LOCK, name] = File(LOCK, name, path, path.stat())
+    own = {JUPYTER: plan.jupyter, JULIA: plan.julia}
+    for folder in filter(own.get, own):
+        found.update(((folder, file.name), file) for file in _walk(RESOURCES, folder, folder))
     if plan.live:
         return [found[key] for key in sorted(found)]
     roots = {directory_folder(index): name for index, name in enumerate(plan.directories)}
@@ -81,19 +122,12 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
             "directory",
             "Move the project into a folder of its own, or the code into a folder of the project.",
         )
-    identities = (_followed(path) for path in excluded)
-    secrets = {(each.st_dev, each.st_ino) for each in identities if each}
-    kept = _kept(project)
+    secrets = _identities(excluded)
+    ignore = dockerignore.load(project / ".dockerignore")
     taken: set[str] = set()
     for folder, root in roots.items():
-        for file in _walk(project, folder, root):
-            if (kept is not None and file.name not in kept) or file.name in taken:
-                continue
-            if file.name == _SETTINGS:
-                continue
-            # By identity: a key has other names as well, by links of both kinds.
-            info = _followed(file.path) if secrets else None
-            if info and (info.st_dev, info.st_ino) in secrets:
+        for file in _walk(project, folder, root, ignore):
+            if file.name in taken or file.name == _SETTINGS or _is_one_of(secrets, file):
                 continue
             found[folder, file.name] = file
             if not stat.S_ISDIR(file.info.st_mode):
@@ -101,6 +135,48 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
     if plan.module and not _is_there(plan.module.copied, taken):
         raise UsageError(f".dockerignore leaves out {plan.module.copied}, which holds the code")
     return [found[key] for key in sorted(found)]
+
+
+def listed(
+    project: Path, roots: Iterable[str], excluded: Iterable[Path], ignore: Path
+) -> Iterator[File]:
+    """Lists what a Dockerfile of the project's own copies, under the names that files have there.
+
+    Args:
+      project: the project.
+      roots: the paths in it that are copied; those that aren't there are left out.
+      excluded: files that are never copied.
+      ignore: the .dockerignore.
+
+    Raises:
+      UsageError: a folder cannot be read.
+    """
+    patterns = dockerignore.load(ignore)
+    secrets = _identities(excluded)
+    for root in roots:
+        for file in _walk(project, "", root, patterns) if (project / root).exists() else ():
+            if file.name != _SETTINGS and not _is_one_of(secrets, file):
+                yield file
+
+
+def _identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """What tells files from all others: a key has other names as well, by links of both kinds."""
+    return {(each.st_dev, each.st_ino) for each in map(_followed, paths) if each}
+
+
+def _is_one_of(identities: set[tuple[int, int]], file: File) -> bool:
+    info = _followed(file.path) if identities else None
+    return info is not None and (info.st_dev, info.st_ino) in identities
+
+
+def declared(plan: ImagePlan) -> list[File]:
+    """Lists the files that the dependencies are resolved from, in the folder DEPENDENCIES.
+
+    Raises:
+      UsageError: a folder cannot be read.
+    """
+    found = {file.name: file for file in _declarations(plan, Path(plan.directory))}
+    return [found[name] for name in sorted(found)]
 
 
 def _followed(path: Path) -> os.stat_result | None:
@@ -134,7 +210,7 @@ def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:
         try:
             total.update(_identity(file))
         except OSError as error:
-            _unreadable(error)
+            unreadable(error)
     return total.hexdigest()[:16]
 
 
@@ -149,7 +225,7 @@ def digest(files: Iterable[File]) -> str:
         for file in files:
             total.update(_identity(file))
     except OSError as error:
-        _unreadable(error)
+        unreadable(error)
     return total.hexdigest()[:16]
 
 
@@ -168,78 +244,69 @@ def code_digest(plan: ImagePlan, excluded: Iterable[Path] = ()) -> str:
     """
     total = hashlib.sha256()
     try:
-        for file in files(replace(plan, live=False), excluded):
+        found = [*declared(plan), *files(replace(plan, live=False, lock=""), excluded)]
+        for file in {(file.folder, file.name): file for file in found}.values():
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
                 total.update(_identity(file))
     except OSError as error:
-        _unreadable(error)
+        unreadable(error)
     return f"sha256:{total.hexdigest()}"
 
 
 def _identity(file: File) -> bytes:
     """Stands for a file's place, permissions and content."""
-    content = b""
-    if stat.S_ISLNK(file.info.st_mode):
-        content = os.fsencode(file.path.readlink())
-    elif stat.S_ISREG(file.info.st_mode):
-        with file.path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
-    place = f"{file.folder}/{file.name}\0{_mode(file):o}\0"
-    return place.encode(errors="surrogateescape") + content + b"\0"
-
-
-def write(dockerfile: str, context: Iterable[File], stream: IO[bytes]) -> None:
-    """Writes the context as a tar archive.
-
-    Owners and times are left out, so that the same files are the same archive for everybody.
-
-    Args:
-      dockerfile: text of the Dockerfile, which the archive holds as "Dockerfile".
-      context: the files.
-      stream: where the archive is written, which need not be seekable.
-
-    Raises:
-      UsageError: a file cannot be read.
-      BrokenPipeError: nobody reads the stream any more.
-    """
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as archive:
-        text = dockerfile.encode()
-        header = tarfile.TarInfo("Dockerfile")
-        header.size = len(text)
-        archive.addfile(header, io.BytesIO(text))
-        for file in context:
-            header = tarfile.TarInfo(os.path.normpath(f"{file.folder}/{file.name}"))
-            header.mode, header.mtime = _mode(file), _MTIME
-            if stat.S_ISDIR(file.info.st_mode):
-                header.type = tarfile.DIRTYPE
-                archive.addfile(header)
-            elif stat.S_ISLNK(file.info.st_mode):
-                header.type, header.linkname = tarfile.SYMTYPE, str(file.path.readlink())
-                archive.addfile(header)
-            else:
-                with _open(file) as content:
-                    header.size = os.fstat(content.fileno()).st_size
-                    archive.addfile(header, content)
+    return f"{file.folder}/{file.name}\0{file.content}\0".encode(errors="surrogateescape")
 
 
 def _declarations(plan: ImagePlan, project: Path) -> Iterator[File]:
     """The files that declare the dependencies, with the folders that they are in."""
-    names = [*plan.requirements, *filter(None, [plan.project])]
-    if plan.project == "setup.py":
-        names += [name for name in _READ_BY_SETUP if (project / name).is_file()]
-    for name in names:
+    for name in dict.fromkeys(declared_files.names(plan)):
         for part in (*reversed(PurePosixPath(name).parents), PurePosixPath(name)):
-            yield File(DEPENDENCIES, str(part), project / part, (project / part).stat())
+            try:
+                info = (project / part).stat()
+            except OSError as error:
+                raise UsageError(f"cannot read {project / part}: {error.strerror}") from None
+            yield File(DEPENDENCIES, str(part), project / part, info)
+    for name in dict.fromkeys(declared_files.placeholders(plan)):
+        yield File(DEPENDENCIES, name, project / name, _GENERATED, "")
+    for name in dict.fromkeys(declared_files.trees(plan)):
+        yield from _walk(project, DEPENDENCIES, name)
 
 
-def _walk(project: Path, folder: str, root: str) -> Iterator[File]:
+def _walk(
+    project: Path, folder: str, root: str, ignore: DockerIgnore | None = None
+) -> Iterator[File]:
     """A file, or a directory and all that is in it; sockets, pipes and devices are not copied."""
+    ignore = ignore or DockerIgnore("")
+    # Folders that are left out, until something in them is taken back.
+    waiting: dict[str, File] = {}
+    # What the patterns say of folders.
+    said = {"": ignore.top}
+
+    def chosen(file: File) -> Iterator[File]:
+        left_out, matches = ignore.check(file.name, said[posixpath.dirname(file.name)])
+        if stat.S_ISDIR(file.info.st_mode):
+            said[file.name] = matches
+        if left_out:
+            waiting[file.name] = file
+            return
+        if waiting:
+            for parent in reversed(PurePosixPath(file.name).parents):
+                if held := waiting.pop(str(parent), None):
+                    yield held
+        yield file
+
     top = project / root
     for part in (*reversed(PurePosixPath(root).parents), PurePosixPath(root)):
-        yield File(folder, str(part), project / part, (project / part).stat())
+        file = File(folder, str(part), project / part, (project / part).stat())
+        yield from [file] if file.name == "." else chosen(file)
+        if file.name in waiting and not ignore.may_take_back(file.name):
+            return
     if not top.is_dir():
         return
     for place, folders, names in os.walk(top, onerror=_unlisted):
+        inside = Path(place).relative_to(project)
+        prefix = "" if inside == Path() else f"{inside.as_posix()}/"
         folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
         for name in (*folders, *sorted(names)):
             path = Path(place, name)
@@ -247,12 +314,13 @@ def _walk(project: Path, folder: str, root: str) -> Iterator[File]:
                 info = path.lstat()
             except FileNotFoundError:
                 continue
-            if (
-                stat.S_ISREG(info.st_mode)
-                or stat.S_ISDIR(info.st_mode)
-                or stat.S_ISLNK(info.st_mode)
-            ):
-                yield File(folder, path.relative_to(project).as_posix(), path, info)
+            if stat.S_IFMT(info.st_mode) in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+                yield from chosen(File(folder, prefix + name, path, info))
+        folders[:] = [
+            name
+            for name in folders
+            if prefix + name not in waiting or ignore.may_take_back(prefix + name)
+        ]
 
 
 def _is_ignored(folder: Path) -> bool:
@@ -264,45 +332,22 @@ def _is_ignored(folder: Path) -> bool:
         return False  # it is told of when its content is listed
 
 
-def _mode(file: File) -> int:
-    """Permissions inside the image, where any user may run the code and write beside it."""
+def mode(file: File) -> int:
+    """A file's permissions inside the image, where anybody may run the code and write beside it."""
     if stat.S_ISLNK(file.info.st_mode) or stat.S_ISDIR(file.info.st_mode):
         return 0o777
     return 0o777 if file.info.st_mode & stat.S_IXUSR else 0o666
 
 
-def _open(file: File) -> io.BufferedReader:
-    try:
-        return file.path.open("rb")
-    except OSError as error:
-        _unreadable(error)
-
-
 def _unlisted(error: OSError) -> None:
     # What has gone since its folder was listed is no problem: somebody is at work there.
     if not isinstance(error, FileNotFoundError):
-        _unreadable(error)
+        unreadable(error)
 
 
-def _unreadable(error: OSError) -> NoReturn:
+def unreadable(error: OSError) -> NoReturn:
+    """Says that a file of the project cannot be read."""
     raise UsageError(
         f"cannot read {error.filename}, which belongs to the code: {error.strerror}",
         "Make it readable, move it out of the project, or name it in .dockerignore.",
     ) from None
-
-
-def _kept(project: Path) -> set[str] | None:
-    """The paths that .dockerignore leaves in, with their folders; None without such a file."""
-    ignore = project / ".dockerignore"
-    if not ignore.is_file():
-        return None
-    # The docker package follows the engine's own rules, which are not those of .gitignore.
-    from docker.utils.build import exclude_paths
-
-    lines = ignore.read_text(errors="replace").splitlines()
-    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    try:
-        paths = [PurePosixPath(path) for path in exclude_paths(str(project), patterns)]
-    except OSError as error:
-        _unreadable(error)
-    return {str(each) for path in paths for each in (path, *path.parents)}

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from caliban import process
+from caliban.docker import builder
 from caliban.docker.containers import OWNER, UID
 from caliban.docker.dockerfile import LABEL
 from caliban.docker.engine import Engine
+from caliban.docker.own_dockerfile import BASE_LABEL, UNNAMED
 from caliban.errors import EngineError
 
 _FINGERPRINT = f"{LABEL}.fingerprint"
@@ -28,6 +30,8 @@ class Image:
       created: when it was built (UTC).
       size: how many bytes it has to itself; what it shares with others may become free as well.
       is_named: whether it is more than a step of a build.
+      is_for_builds: whether no job runs it: a step, or what a project's Dockerfile has made.
+      history: the one for whose jobs it was built first, see home.history_mark; "" if unknown.
       children: the images that were built on it, which have to go first.
     """
 
@@ -36,6 +40,8 @@ class Image:
     created: datetime.datetime
     size: int
     is_named: bool
+    is_for_builds: bool
+    history: str
     children: frozenset[str]
 
 
@@ -116,6 +122,8 @@ def find(engine: Engine) -> Debris:
             _time(each["Created"]),
             _own_size(sizes.get(each["Id"])),
             bool(_names(each)),
+            _FINGERPRINT not in each["Labels"],
+            each["Labels"].get(builder.HISTORY, ""),
             frozenset(children.get(each["Id"], ())),
         )
         for each in sorted(everything, key=lambda each: height(each["Id"]))
@@ -152,7 +160,8 @@ def _is_ours(image: Mapping[str, Any]) -> bool:
     if LABEL not in labels:
         return False
     if not fingerprint:
-        return not names  # a step of the legacy builder
+        # A step of the legacy builder, or what a Dockerfile of a project has made.
+        return all(name == f"{UNNAMED}-{labels.get(BASE_LABEL)}" for name in names)
     return bool(names) and all(
         name.startswith(f"{LABEL}:") and name.endswith(f"-{fingerprint}") for name in names
     )

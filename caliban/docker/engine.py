@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # One of these is there where a driver is: on Linux, and in Windows' subsystem for it.
 _DRIVER = ("/proc/driver/nvidia/version", "/dev/dxg")
+
+# How long an engine may think about an answer, in seconds.
+_TIMEOUT = 60
 
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -38,6 +42,10 @@ class Engine:
     def is_local(self) -> bool:
         """Whether the engine sees this machine's files, so that they can be mounted."""
         return self.host.startswith(("unix://", "npipe://"))
+
+    def load(self) -> None:
+        """Loads what `client` needs, which takes a while, at a time when there is time for it."""
+        import docker.errors  # noqa: F401
 
     @functools.cached_property
     def client(self) -> APIClient:
@@ -58,7 +66,7 @@ class Engine:
             return APIClient(
                 base_url=self.host,
                 version="auto",
-                timeout=60,
+                timeout=_TIMEOUT,
                 tls=tls,
                 use_ssh_client=self.host.startswith("ssh://"),
             )
@@ -78,7 +86,7 @@ class Engine:
             "install it: https://docs.docker.com/engine/install/",
         )
 
-    @contextmanager
+    @contextlib.contextmanager
     def errors(self, doing: str) -> Iterator[None]:
         """Turns failures of the engine's API into an EngineError that says what was being done.
 
@@ -101,40 +109,96 @@ class Engine:
                 "Check it with 'docker info'.",
             ) from None
 
-    def image_id(self, reference: str) -> str | None:
-        """The id ("sha256:...") of an image that the engine has; None if it hasn't."""
-        from docker.errors import ImageNotFound
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """What the engine knows of an image (`docker image inspect`); None if it hasn't got it."""
+        from urllib.parse import quote
+
+        with contextlib.suppress(OSError, ValueError):
+            status, answer = self._ask(f"/images/{quote(reference, safe='/:@')}/json")
+            # The last one: no image can have such a name.
+            if status in (200, 404, 400):
+                return dict(answer) if status == 200 else None
+        from docker.errors import APIError, ImageNotFound
 
         with self.errors(f"looking up the image {reference}"):
             try:
-                found = self.client.inspect_image(reference)  # type: ignore[no-untyped-call]
+                found: dict[str, Any] = self.client.inspect_image(reference)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return None
-        return str(found["Id"])
+            except APIError as error:
+                if error.status_code != 400:
+                    raise
+                return None
+        return found
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """The containers with a label, running or not (`docker ps --all`)."""
+        import json
+        from urllib.parse import urlencode
+
+        query = {"all": "true", "filters": json.dumps({"label": [label]})}
+        with contextlib.suppress(OSError, ValueError):
+            status, answer = self._ask(f"/containers/json?{urlencode(query)}")
+            if status == 200:
+                return list(answer)
+        with self.errors(f"looking for the containers with the label {label}"):
+            return list(self.client.containers(all=True, filters={"label": label}))
+
+    def _ask(self, path: str) -> tuple[int, Any]:
+        """Asks an engine on this machine something, without the docker package.
+
+        To import that takes longer than to ask ten times. An unchanged project has no more to ask
+        before its container is started.
+
+        Returns:
+          The status of the answer, and the answer.
+
+        Raises:
+          OSError: there is no such engine.
+          ValueError: that is no answer.
+        """
+        import json
+        from http.client import HTTPConnection, HTTPException
+
+        scheme, _, address = self.host.partition("://")
+        if scheme != "unix":
+            raise OSError(f"{self.host} is not on this machine")
+        with contextlib.closing(HTTPConnection("localhost")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(_TIMEOUT)
+            connection.sock.connect(address)
+            try:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                return answer.status, json.loads(answer.read())
+            except HTTPException as error:
+                raise ValueError(str(error)) from None
+
+    def image_id(self, reference: str) -> str | None:
+        """The id ("sha256:...") of an image that the engine has; None if it hasn't."""
+        found = self.image(reference)
+        return None if found is None else str(found["Id"])
 
     def image_name(self, image_id: str) -> str:
         """The name of an image that caliban has built; its id if it has none."""
-        with self.errors(f"looking up the image {image_id}"):
-            found = self.client.inspect_image(image_id)  # type: ignore[no-untyped-call]
-        names = found.get("RepoTags") or []
+        names = (self.image(image_id) or {}).get("RepoTags") or []
         return next((name for name in names if name.startswith(f"{LABEL}:")), image_id)
 
     def labels(self, image: str) -> dict[str, str] | None:
         """The labels of an image; None if the engine hasn't got it."""
-        from docker.errors import ImageNotFound
+        found = self.image(image)
+        return None if found is None else dict(found["Config"].get("Labels") or {})
 
-        with self.errors(f"looking up the image {image}"):
-            try:
-                found = self.client.inspect_image(image)  # type: ignore[no-untyped-call]
-            except ImageNotFound:
-                return None
-        return dict(found["Config"].get("Labels") or {})
+    def platform(self, image: str) -> str:
+        """What an image that is there runs on: "linux/amd64", or "linux/arm/v7"."""
+        found = self.image(image) or {}
+        return "/".join(
+            found[name] for name in ("Os", "Architecture", "Variant") if found.get(name)
+        )
 
     def is_ours(self, image: str) -> bool:
         """Whether caliban has built an image, so that it has the folders that jobs write to."""
-        with self.errors(f"looking up the image {image}"):
-            found = self.client.inspect_image(image)  # type: ignore[no-untyped-call]
-        return LABEL in (found["Config"].get("Labels") or {})
+        return LABEL in (self.labels(image) or {})
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself (`docker info`)."""

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 
 from caliban.docker import context
 from caliban.docker.context import File
-from caliban.docker.dockerfile import DEPENDENCIES, JUPYTER, LABEL
+from caliban.docker.dockerfile import DEPENDENCIES, LABEL, LOCK, OWN_FOLDERS
 from caliban.model.image import ImagePlan
+
+# Folders of the build context that hold neither code nor extra directories.
+_NO_CODE = (DEPENDENCIES, *OWN_FOLDERS, LOCK)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def of_files(plan: ImagePlan, base_id: str, files: Iterable[File]) -> Parts:
     return Parts(
         context.fingerprint(plan, base_id, listed),
         base_id,
-        context.digest(file for file in listed if file.folder == DEPENDENCIES),
-        context.digest(file for file in listed if file.folder not in (DEPENDENCIES, JUPYTER)),
+        context.digest(context.declared(plan)),
+        context.digest(file for file in listed if file.folder not in _NO_CODE),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from caliban import home
 from caliban.errors import HistoryError
+from caliban.history import reserve
 
 # How long a writer waits for its turn. A transaction takes milliseconds, so that only a machine in
 # trouble, or very many writers, come near it.
@@ -27,13 +30,20 @@ _EXAMPLES = (
 
 _ELSEWHERE = "Look at its permissions, or keep the history elsewhere with CALIBAN_DB_URL."
 
+_FULL = (
+    "Free some space on its disk: the logs of jobs that have ended, {logs}/*.gz, can be deleted. "
+    "What was committed before is safe."
+)
+
 # What to do about an error, by words of SQLite, PostgreSQL or the system; the first that fit.
 _HINTS = {
     "not a database": "Nothing was changed. Move that file away, or set CALIBAN_DB_URL.",
-    "malformed": "The file is damaged: put a backup in its place, or set CALIBAN_DB_URL.",
-    "is full": "Free some space on its disk. What was committed before is safe.",
-    "no space": "Free some space on its disk. What was committed before is safe.",
-    "disk i/o": "See whether its disk is full or failing. What was committed before is safe.",
+    "malformed": "The file is damaged; nothing was changed. Move it aside, and -wal and -shm with "
+    "it: a backup can take its place, or what `sqlite3 DAMAGED .recover | sqlite3 NEW` saves, or "
+    "nothing, for a new history.",
+    "is full": _FULL,
+    "no space": _FULL,
+    "disk i/o": f"See whether its disk is full or failing. {_FULL}",
     "is locked": f"Something else has kept it locked for {BUSY_SECONDS} seconds.",
     "unable to open": _ELSEWHERE,
     "readonly": _ELSEWHERE,
@@ -91,7 +101,7 @@ class Database:
         except ImportError:
             raise HistoryError(
                 f"the driver for {self.name} is not installed: {self._url.get_driver_name()}",
-                'Install it with: pip install "caliban[postgresql]"',
+                f"Install it with: {_installer()} 'psycopg[binary]'",
             ) from None
         except SQLAlchemyError as error:
             raise self._explain(error) from None
@@ -102,19 +112,31 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database throughout."""
+        self._make_room()
         with self._errors(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or undone on an error."""
+        self._make_room()
         engine = self.engine.execution_options(caliban_writes=True)
         with self._errors(), engine.begin() as connection:
             yield connection
 
+    def _make_room(self) -> None:
+        """Sees to it that SQLite has room for a transaction on a disk that is full, if it can."""
+        if self.path:
+            reserve.give_up(self.path)
+
+    def keep_reserve(self) -> None:
+        """Keeps some room on SQLite's disk, see `reserve`; on a server that is not our affair."""
+        if self.path:
+            reserve.keep(self.path)
+
     def make_private(self) -> None:
         """Takes the right to read SQLite's files from all but their owner; 0.4 did not."""
-        for suffix in ("", "-wal", "-shm", "-journal") if self.path else ():
+        for suffix in ("", "-wal", "-shm", "-journal", "-reserve") if self.path else ():
             file = Path(f"{self.path}{suffix}")
             # It may be gone in the meantime, or be another user's, who decides about it.
             with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -159,8 +181,15 @@ class Database:
             what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if self._url.password:
             what = what.replace(str(self._url.password), "***")
-        hints = (hint for words, hint in _HINTS.items() if words in what.lower())
-        return HistoryError(f"the history {self.name}: {what}", next(hints, ""))
+        hint = next((hint for words, hint in _HINTS.items() if words in what.lower()), "")
+        hint = hint.replace("{logs}", str(home.path("logs")))
+        return HistoryError(f"the history {self.name}: {what}", hint)
+
+
+def _installer() -> str:
+    """What adds a package to the environment that caliban runs in."""
+    is_of_pipx = Path(sys.prefix, "pipx_metadata.json").exists()
+    return "pipx inject caliban" if is_of_pipx else "pip install"
 
 
 def _parse(url: str) -> URL:

@@ -24,6 +24,7 @@ class Lease:
       owner: the process that launched the job, see process.identity().
       target: where the job runs, see Handle; "" if the history does not say.
       has_ended: whether the history has the job as ended.
+      job: its number; 0 if the history does not know it.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Lease:
     owner: str
     target: str
     has_ended: bool
+    job: int = 0
 
 
 class Leases:
@@ -104,7 +106,7 @@ class Leases:
         """All leases of the machine."""
         leases, jobs = schema.leases, schema.jobs
         query = (
-            select(leases, jobs.c.handle_target, jobs.c.status)
+            select(leases, jobs.c.handle_target, jobs.c.status, jobs.c.id.label("job"))
             .join(jobs, jobs.c.uid == leases.c.uid, isouter=True)
             .where(leases.c.host == self._host)
             .order_by(leases.c.id)
@@ -119,6 +121,7 @@ class Leases:
                     row.owner,
                     row.handle_target or "",
                     row.status in final,
+                    row.job or 0,
                 )
                 for row in connection.execute(query)
             ]

@@ -58,6 +58,7 @@ def prepare(database: Database) -> None:
             _migrate(connection, database)
     # Not before: a database whose migration fails is not to be touched.
     database.use_write_ahead_log()
+    database.keep_reserve()
 
 
 def _migrate(connection: Connection, database: Database) -> None:
@@ -230,7 +231,12 @@ def m003(connection: Connection) -> None:
     schema.leases.create(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003)
+def m004(connection: Connection) -> None:
+    """The versions that declared dependencies have been resolved to."""
+    schema.locks.create(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003, m004)
 
 
 def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:

@@ -42,7 +42,7 @@ class Outlines(Queries):
                 .order_by(experiments.container_spec_id)
             )
             return [
-                Tally(spec or 0, Status(status or "UNKNOWN"), number, uid)
+                Tally(spec or 0, rows.status(status), number, uid)
                 for spec, status, number, uid in connection.execute(query)
             ]
 
@@ -100,7 +100,7 @@ def _read(connection: Connection, query: Select[Any]) -> list[Outline]:
             row.experiment_id or 0,
             row.container_spec_id or 0,
             rows.experiment(row.args, row.params),
-            Status(row.status or "UNKNOWN"),
+            rows.status(row.status),
             row.reason,
             rows.mapping(row.metrics),
             row.cause or "",

@@ -140,6 +140,15 @@ def ensure(
     return ids(connection, table.c.digest, list(rows))
 
 
+def relink(connection: Connection, experiments: Sequence[int], container_spec: int) -> None:
+    """Makes experiments those of this container spec, where they had another lock before."""
+    table = schema.experiments
+    for start in range(0, len(experiments), MOST_PARAMETERS):
+        some = experiments[start : start + MOST_PARAMETERS]
+        old = (table.c.id.in_(some), table.c.container_spec_id != container_spec)
+        connection.execute(update(table).where(*old).values(container_spec_id=container_spec))
+
+
 def ids(connection: Connection, column: Column[str], keys: Sequence[str]) -> dict[str, int]:
     """The ids of the rows that have these values in a unique column."""
     found: dict[str, int] = {}
@@ -182,15 +191,18 @@ def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
         submission=Submission(platform, row.target or "", mapping(row.payload)),
         handle=handle,
         image=row.image,
-        outcome=Outcome(
-            Status(row.status or "UNKNOWN"), exit_code, row.reason, row.started, row.finished
-        ),
+        outcome=Outcome(status(row.status), exit_code, row.reason, row.started, row.finished),
         owner=row.owner,
         created=row.created,
         details=details,
         report=Report(mapping(row.metrics), row.cause or ""),
         stop_requested=row.stop_requested,
     )
+
+
+def status(stored: str | None) -> Status:
+    """A status; UNKNOWN for one that no caliban has written, which must not hide other jobs."""
+    return Status(stored) if stored in Status.__members__ else Status.UNKNOWN
 
 
 def experiment(args: str | None, params: str | None) -> Experiment:

@@ -142,3 +142,15 @@ leases = Table(
     Column("created", UtcDateTime, nullable=False),
     UniqueConstraint("host", "device"),
 )
+
+# The versions that declared dependencies have been resolved to. The lock that an image was built
+# with is in its plan as well.
+locks = Table(
+    "locks",
+    metadata,
+    Column("declaration", String, primary_key=True),
+    Column("project", String, nullable=False),
+    Column("lock", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Index("ix_locks_project", "project", "created"),
+)

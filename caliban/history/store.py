@@ -13,11 +13,12 @@ from sqlalchemy import Connection, bindparam, select, update
 from caliban.history import rows, schema, uses
 from caliban.history.database import Database
 from caliban.history.leases import Leases
+from caliban.history.locks import Locks
 from caliban.history.migrations import prepare
 from caliban.history.outlines import Outlines
 from caliban.history.queries import find_group
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
-from caliban.model.report import Report
+from caliban.model.report import Report, fit
 
 DEFAULT_URL = "sqlite:///~/.caliban/caliban.db"
 
@@ -133,8 +134,10 @@ class HistoryStore(Outlines):
             return [], []
         now = datetime.datetime.now(datetime.UTC)
         spec = rows.digest(user, container_spec)
+        # The same experiments in newer versions of their packages are the same experiments.
+        what = rows.digest(user, {k: v for k, v in container_spec.items() if k != "lock"})
         wanted = [
-            rows.digest(user, group, spec, request.experiment.args, request.experiment.params)
+            rows.digest(user, group, what, request.experiment.args, request.experiment.params)
             for request in requests
         ]
         with self._database.writing() as connection:
@@ -161,6 +164,7 @@ class HistoryStore(Outlines):
                     for digest, request in zip(wanted, requests, strict=True)
                 },
             )
+            rows.relink(connection, list(experiment_ids.values()), spec_id)
             experiments_of = [experiment_ids[digest] for digest in wanted]
             enough = _sufficient(connection, experiments_of, requests, suffices) if suffices else {}
             missing = [
@@ -257,6 +261,11 @@ class HistoryStore(Outlines):
         """The leases of the devices of a machine."""
         return Leases(self._database, host)
 
+    @property
+    def locks(self) -> Locks:
+        """The versions that declared dependencies have been resolved to."""
+        return Locks(self._database)
+
     def image_uses(self) -> list[uses.Use]:
         """Which groups use which images."""
         return uses.find(self._database)
@@ -284,7 +293,7 @@ class HistoryStore(Outlines):
                 "of_uid": uid,
                 "new_status": outcome.status.value,
                 "new_exit_code": outcome.exit_code,
-                "new_reason": outcome.reason,
+                "new_reason": fit(outcome.reason),
                 "new_started": outcome.started,
                 "new_finished": outcome.finished,
             }
@@ -296,7 +305,7 @@ class HistoryStore(Outlines):
             for uid, handle in sorted((handles or {}).items())
         ]
         said = [
-            {"of_uid": uid, "new_metrics": rows.to_json(each.metrics), "new_cause": each.cause}
+            {"of_uid": uid, "new_metrics": rows.to_json(each.metrics), "new_cause": fit(each.cause)}
             for uid, each in sorted((reports or {}).items())
         ]
         changes = ((rows.SET_HANDLE, found), (rows.SET_REPORT, said), (rows.SETTLE, known))

@@ -25,7 +25,8 @@ class Module:
       kind: how it is started.
       name: dotted name of a Python module, otherwise the path of the file.
       copied: the directory or file that is copied into the image: the top folder that the code
-        lives in, or "." for code at the root of the project.
+        lives in, or "." for code at the root of the project. It is "src" for a module in there,
+        which Python finds once the project is installed.
     """
 
     kind: Kind
@@ -51,7 +52,8 @@ def find(argument: str, project: Path) -> Module:
     """Finds the code that a command line's `module` argument means.
 
     An existing file comes first: `trainer/train.py` is run as a Python file, any other file by
-    bash. Otherwise the argument is a dotted module name.
+    bash. Otherwise the argument is a dotted module name, of a module in the project or in its
+    folder src.
 
     Args:
       argument: what the user wrote: "trainer.train", "trainer/train.py", "script.sh", "mycode".
@@ -91,9 +93,10 @@ def _module_file(name: str, project: Path) -> PurePosixPath:
     parts = name.split(".")
     if parts[-1] != "py" and all(part.isidentifier() for part in parts):
         base = PurePosixPath(*parts)
-        for candidate in (base.with_suffix(".py"), base / "__main__.py"):
-            if (project / candidate).is_file():
-                return candidate
+        for folder in (PurePosixPath(), PurePosixPath("src")):
+            for candidate in (base.with_suffix(".py"), base / "__main__.py"):
+                if (project / folder / candidate).is_file():
+                    return folder / candidate
         if (project / base).is_dir():
             raise UsageError(
                 f"'{name}' is a package without a __main__.py",

@@ -34,6 +34,15 @@ class Report:
     cause: str = ""
 
 
+# What a text of PostgreSQL cannot hold, and what UTF-8 has no bytes for.
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+
+
+def fit(text: str) -> str:
+    """A text as any database can keep it, and anybody print it: what it lacks is replaced."""
+    return _UNFIT.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 class Metrics:
     """Finds the lines `caliban: {"accuracy": 0.97}` in a job's output, in whatever pieces it comes.
 
@@ -88,10 +97,12 @@ class Metrics:
         except (ValueError, RecursionError):
             return False
         for name, value in reported.items():
+            name = fit(name)
             is_known = name in self.values or len(self.values) < _MOST
             if is_known and isinstance(value, (int, float, str, bool)):
-                is_number = not isinstance(value, float) or math.isfinite(value)
-                self.values[name] = value if is_number else str(value)  # JSON has no NaN
+                has_no_json = isinstance(value, float) and not math.isfinite(value)
+                is_text = isinstance(value, str) or has_no_json
+                self.values[name] = fit(str(value)) if is_text else value
         return True
 
 
@@ -120,7 +131,7 @@ def cause(lines: Iterable[str]) -> str:
         shown = _FRAME.sub("", line).rstrip("\r\n").rpartition("\r")[2].strip()
         if not _MEANINGLESS.fullmatch(shown) and not shown.startswith("caliban: {"):
             last = shown
-    return last[:_LENGTH]
+    return fit(last[:_LENGTH])
 
 
 def kind(cause: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from caliban.model import report
 from caliban.model.experiment import Experiment, Value
 from caliban.model.job import Status
 from caliban.model.report import Metric
+
+# The number of a cause of failure; nobody has a milliard of them.
+_CAUSE = re.compile(r"0*[1-9]\d{0,8}", re.ASCII)
 
 _EXAMPLE = "--where learning_rate=0.01, --where status=FAILED or --where cause=2"
 
@@ -156,7 +160,8 @@ def _number(text: str) -> float | int | None:
             found = read(text)
         except ValueError:
             continue
-        return None if "_" in text or math.isnan(found) else found
+        is_nan = isinstance(found, float) and math.isnan(found)
+        return None if "_" in text or is_nan else found
     return None
 
 
@@ -193,7 +198,7 @@ class Selection:
                 if value not in Status.__members__:
                     known = ", ".join(Status.__members__)
                     raise UsageError(f"--where {text}: no job has such a status", f"One of {known}")
-            if name == "cause" and not (value.isdecimal() and int(value)):
+            if name == "cause" and not _CAUSE.fullmatch(value):
                 raise UsageError(
                     f"--where {text}: causes are numbered from 1",
                     "'caliban status --xgroup' shows them with their numbers.",

@@ -30,6 +30,7 @@ class Containers(Protocol):
     def discard(self, name: str) -> None: ...  # noqa: D102
     def of_jobs(self) -> dict[str, str]: ...  # noqa: D102
     def remove(self, name: str) -> None: ...  # noqa: D102
+    def keeps_bytes(self, name: str) -> bool: ...  # noqa: D102
     def logs(  # noqa: D102
         self, name: str, follow: bool = False, tail: int | None = None
     ) -> Iterator[bytes]: ...
@@ -260,6 +261,10 @@ class LocalBackend(Backend):
         """What a job has printed, as long as its container is there."""
         return self._containers.logs(handle.id, follow, tail)
 
+    def keeps_bytes(self, handle: Handle) -> bool:
+        """Whether `logs` has what a job printed byte for byte; otherwise it is UTF-8 text."""
+        return self._containers.keeps_bytes(handle.id)
+
     def release(self, handle: Handle) -> None:
         """Removes the container of a job whose outcome and output have been kept."""
         self._containers.remove(handle.id)
@@ -326,4 +331,5 @@ def terminal_size() -> dict[str, str]:
         size = os.get_terminal_size(2)
     except OSError:
         return {}
-    return {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
+    # A terminal that has not been told its size, as that of some programs, has none.
+    return {"COLUMNS": str(size.columns), "LINES": str(size.lines)} if size.columns else {}

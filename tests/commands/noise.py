@@ -22,6 +22,8 @@ for flag in words:
         for number in range(int(value)):
             print("line", number, flush=True)
             time.sleep(0.25)
+    elif flag == "--many":
+        out.write(b"".join(b"line %d\\n" % number for number in range(int(value))))
     elif flag == "--sleep":
         time.sleep(float(value))
     elif flag == "--farewell":

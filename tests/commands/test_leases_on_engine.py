@@ -122,6 +122,7 @@ def test_the_devices_of_a_killed_terminal_come_back_with_the_end_of_its_containe
     other = start(*command("other", 2, "--gpus_per_job", "1", "--jobs", "2"))
     _, said = other.communicate(timeout=60)
     assert other.returncode == 0, said
+    assert said.count(": waiting for 1 GPU (held by jobs 1, 2)\n") == 1
     first, second = uses(tmp_path / "killed"), uses(tmp_path / "other")
     assert {device for use in first for device in use.devices} == set(DEVICES)
     assert len(second) == 2
@@ -162,7 +163,7 @@ def test_auto_runs_a_job_for_each_share_of_the_gpus(
 
 
 def test_what_cannot_be_given_is_said_before_anything_is_recorded(
-    caliban: Caliban, command: Callable[..., list[str]]
+    caliban: Caliban, command: Callable[..., list[str]], home: Path
 ) -> None:
     many = caliban(*command("many", 2, "--gpus_per_job", "5"))
     assert (many.returncode, many.stdout) == (1, "")
@@ -171,3 +172,11 @@ def test_what_cannot_be_given_is_said_before_anything_is_recorded(
     assert (without.returncode, without.stdout) == (2, "")
     assert "--gpus_per_job gives GPUs to jobs, and --nogpu takes them away" in without.stderr
     assert "SUBMITTED" not in caliban("status").stdout
+    with closing(sqlite3.connect(home / ".caliban" / "caliban.db")) as database:
+        assert database.execute("SELECT name FROM experiment_groups").fetchall() == []
+    dry = caliban(*command("without", 2, "--nogpu", "--gpus_per_job", "1", "--dry_run"))
+    assert dry.returncode == 2
+    words = command("both", 2, "--gpus_per_job", "1", "--dry_run")
+    both = caliban(*[word.replace("--network none", "--gpus all") for word in words])
+    assert both.returncode == 2
+    assert "both say which GPUs a job gets" in both.stderr

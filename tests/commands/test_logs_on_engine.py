@@ -172,6 +172,29 @@ def test_a_job_whose_caliban_was_killed_is_shown_by_the_engine(
     assert logs("1").stdout.decode().splitlines() == LINES
 
 
+def test_a_killed_calibans_job_is_followed_as_fast_as_the_engine_speaks_and_byte_for_byte(
+    caliban: Caliban, start: Start, home: Path
+) -> None:
+    args = ("--bytes", "1", "--sleep", "6", "--many", "20000")
+    child = start(*RUN, *MODULE, *args, errors="replace")
+    log = home / ".caliban" / "logs"
+    wait_for(lambda: any(file.read_bytes() == BYTES for file in log.glob("*.log")))
+    with subprocess.Popen(
+        [sys.executable, "-m", "caliban", "logs", "-f", "1"], stdout=subprocess.PIPE
+    ) as follower:
+        assert follower.stdout
+        assert follower.stdout.read(len(BYTES)) == BYTES
+        child.kill()
+        child.communicate()
+        output = follower.stdout
+        wait_for(lambda: bool(select.select([output], [], [], 0)[0]))
+        began = time.monotonic()
+        rest = follower.stdout.read()
+        assert rest == b"".join(b"line %d\n" % number for number in range(20000))
+        assert time.monotonic() - began < 30
+    assert follower.returncode == 0
+
+
 def peak(*args: str) -> tuple[int, int]:
     """How many bytes `caliban` prints, and how much memory it takes for that, in KiB."""
     command = [sys.executable, "-m", "caliban", *args]

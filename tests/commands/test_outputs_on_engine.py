@@ -86,7 +86,7 @@ def test_the_files_of_a_job_that_is_killed_or_stopped_are_there(
     assert sorted(path.name for path in (output / "g").iterdir()) == ["1", "2"]
     assert containers(engine, rows) == []
     left = {path.name for path in (home / ".caliban").iterdir()}
-    assert left <= {"accounts", "caliban.db", "locks", "logs"}
+    assert left <= {"accounts", "caliban.db", "caliban.db-reserve", "images", "locks", "logs"}
     assert list((home / ".caliban/locks").iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,28 +228,51 @@ def test_an_engine_that_stays_away_leaves_the_jobs_to_those_who_go_on(
     assert own_engine.docker("ps", "--all", "--quiet") == ""
 
 
-@pytest.fixture
-def small_disk(home: Path) -> Path:
-    """~/.caliban/logs on a disk of 1 MB."""
-    folder = home / ".caliban" / "logs"
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of a few MB."""
     folder.mkdir(parents=True, mode=0o700)
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
     if os.geteuid() or not shutil.which("mount"):
         pytest.skip("only root may mount a small disk")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no small disk: {done.stderr}")
-    return folder
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_costs_the_rest_of_the_log_and_not_the_job(
-    caliban: Caliban, words: Words, small_disk: Path
+    caliban: Caliban, words: Words, home: Path
 ) -> None:
-    try:
+    with small_disk(home / ".caliban" / "logs", "1m"):
         answer = caliban(*words("much", [5_000_000], "--jobs", "2"))
         assert answer.returncode == 0, answer.stderr
         assert "the output is not kept any more" in answer.stderr
         assert "No space left on device" in answer.stderr
         assert [row["status"] for row in status(caliban)] == ["SUCCEEDED"]
-    finally:
-        subprocess.run(["umount", str(small_disk)], check=True)
+        shown = caliban("logs", "1")
+        assert 500_000 < len(shown.stdout) < 1_000_000
+        assert "job 1: the rest of its output could not be kept" in shown.stderr
+
+
+def test_what_became_of_a_job_has_room_on_the_disk_that_its_log_has_filled(
+    caliban: Caliban, words: Words, home: Path
+) -> None:
+    with small_disk(home / ".caliban", "20m") as disk:
+        answer = caliban(*words("much", [30_000_000], "--jobs", "2"))
+        assert answer.returncode == 0, answer.stderr
+        assert [row["status"] for row in status(caliban)] == ["SUCCEEDED"]
+        # Now something else takes the last byte.
+        with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+            while ballast.write(bytes(4096)):
+                pass
+        assert os.statvfs(disk).f_bavail == 0
+        stopped = caliban("stop", "--yes")
+        assert (stopped.returncode, stopped.stderr) == (0, "no running jobs found\n")
+        pruned = caliban("prune", "--logs", "--yes")
+        assert pruned.returncode == 0, pruned.stderr
+        assert "Removed 1 log, " in pruned.stderr
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 10_000_000

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from caliban.commands import prune
+from caliban.docker import builder
 from tests.commands.conftest import Start, wait_for
-from tests.conftest import Caliban
+from tests.conftest import Caliban, Inline
 from tests.dockerd import Dockerd
 
 Sweep = Callable[[str, str], str]
@@ -62,12 +64,15 @@ def test_everything_goes_but_what_is_recorded_and_what_is_not_calibans(
     run("one", "echo one")
     run("two", "echo two")
     assert len(images(own_engine)) > len(before) + 1
+    made_of = home / ".caliban" / "images"
+    assert [*made_of.iterdir()] != []
     own_engine.docker("create", "--name", "mine", "small:1", "true")
     answer = caliban("prune", "--yes")
     assert answer.returncode == 0, answer.stderr
     assert "Removed 2 images, " in answer.stderr
     assert ", 2 logs, at least " in answer.stderr
     assert images(own_engine) == before
+    assert [*made_of.iterdir()] == []
     assert own_engine.docker("ps", "--all", "--format", "{{.Names}}").split() == ["mine"]
     assert logs(home) == 0
     assert (rows(home, "jobs"), rows(home, "experiments")) == (2, 2)
@@ -182,6 +187,47 @@ def test_containers_of_jobs_that_this_history_does_not_know_are_others(
     assert answer.returncode == 0
     assert "Not touched: 1 container of a job that your history does not know." in answer.stderr
     assert "caliban-0123456789abcdef" in own_engine.docker("ps", "--all")
+
+
+def test_images_that_others_have_built_stay(
+    run: Sweep, caliban: Caliban, own_engine: Dockerd, tmp_path: Path
+) -> None:
+    image = run("one", "echo one")
+    for other in (
+        {"HOME": str(tmp_path / "other")},
+        {"CALIBAN_DB_URL": f"sqlite:///{tmp_path}/other.db"},
+    ):
+        env = {**os.environ, **other}
+        answer = caliban("prune", "--images", "--yes", env=env)
+        assert answer.returncode == 0, answer.stderr
+        assert "Not touched: 1 image that was built by others (--all_users)." in answer.stderr
+        assert image in images(own_engine)
+    again = caliban("run", "--nogpu", "--xgroup", "two", "job.sh", env=env)
+    assert again.returncode == 0, again.stderr
+    answer = caliban("prune", "--images", "--dry_run", env=env)
+    assert "total: 1 image, " in answer.stdout, "its own jobs have used it"
+    env["HOME"] = str(tmp_path / "third")
+    env["CALIBAN_DB_URL"] = ""
+    answer = caliban("prune", "--images", "--all_users", "--yes", env=env)
+    assert answer.returncode == 0, answer.stderr
+    assert image not in images(own_engine)
+
+
+def test_the_steps_of_a_build_that_may_be_under_way_stay(
+    inline: Inline, own_engine: Dockerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_engine.image("small:1", {})
+    text = b'FROM small:1\nLABEL caliban=""\nENV step=1\n'
+    step = own_engine.docker("build", "--quiet", "-", stdin=text).strip()
+    inline("prune", "--images", "--yes")
+    assert step in images(own_engine), "it is of just now"
+    monkeypatch.setattr(prune, "_BUILDING", datetime.timedelta())
+    with builder.one_at_a_time("caliban:cpu-0123456789abcdef"):
+        inline("prune", "--images", "--yes")
+    assert step in images(own_engine), "a build is under way"
+    answer = inline("prune", "--images", "--yes")
+    assert answer.returncode == 0, answer.stderr
+    assert step not in images(own_engine)
 
 
 def test_without_an_engine_logs_can_go_and_nothing_else(

@@ -288,7 +288,8 @@ def test_nothing_is_touched(project: Path, home: Path, tmp_path: Path, caliban: 
         *("run", "--dry_run", "--experiment_config", str(tmp_path / name), "trainer.train"),
         env=environment,
     )
-    assert (ended.returncode, ended.stderr) == (0, f"3 jobs; {NOTHING}")
+    assert ended.returncode == 0
+    assert ended.stderr == f"Dependencies: requirements.txt\n3 jobs; {NOTHING}"
     assert listing() == before
     assert not (home / ".caliban").exists()
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
+import pty
 import shlex
 import signal
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -155,6 +160,56 @@ def test_json_is_a_list_also_of_no_jobs(inline: Inline, record: Record) -> None:
     rows = json.loads(inline("status", "--xgroup", "g", "--json").stdout)
     assert [row["metrics"] for row in rows] == [{"accuracy": 0.5}, {}]
     assert [(row["cause"], row["cause_number"]) for row in rows] == [("", None), ("x", 1)]
+
+
+def test_json_is_ascii_whatever_a_job_was_given_or_has_printed(
+    inline: Inline, record: Record, home: Path
+) -> None:
+    record([good(0.5)])
+    with contextlib.closing(sqlite3.connect(home / ".caliban/caliban.db")) as database, database:
+        database.execute("UPDATE jobs SET metrics = ?", ['{"\\ud800": "caf\\udce9"}'])
+        database.execute("UPDATE experiments SET args = ?", ['["caf\\udce9", "caf\\u00e9"]'])
+    command = [sys.executable, "-m", "caliban", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout.isascii()
+    (row,) = json.loads(done.stdout)
+    assert row["args"] == ["caf\udce9", "caf\u00e9"]
+    assert row["metrics"] == {"\ud800": "caf\udce9"}
+    plain = subprocess.run(command[:-1], capture_output=True, check=False)
+    assert (plain.returncode, plain.stderr) == (0, b"")
+
+
+def test_a_status_that_nobody_knows_hides_no_other_job(
+    inline: Inline, record: Record, home: Path
+) -> None:
+    record([good(0.5), good(0.7)])
+    with contextlib.closing(sqlite3.connect(home / ".caliban/caliban.db")) as database, database:
+        database.execute("UPDATE jobs SET status = 'DREAMING' WHERE id = 1")
+    for flags in ((), ("--xgroup", "g"), ("--xgroup", "g", "--sort", "accuracy")):
+        rows = json.loads(inline("status", "--json", *flags).stdout)
+        assert {row["job"]: row["status"] for row in rows} == {1: "UNKNOWN", 2: "SUCCEEDED"}
+
+
+def test_numbers_of_any_length_are_understood(inline: Inline, record: Record) -> None:
+    many = int("9" * 400)
+    record([good(many), good(0.5)])
+    assert shown(inline, "--xgroup", "g", "--sort", "accuracy") == [1, 2]
+    done = inline("status", "--xgroup", "g", "--where", f"cause={'9' * 5000}")
+    assert done.returncode == 2
+    assert "causes are numbered from 1" in done.stderr
+    assert inline("prune", "--logs", "--older_than", "999999w").returncode == 0
+
+
+def test_a_terminal_without_a_size_is_taken_for_a_usual_one(inline: Inline, record: Record) -> None:
+    record([good(0.5)] * 3)
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "caliban", "status", "--watch", "--xgroup", "g"]
+    try:
+        done = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    finally:
+        os.close(slave)
+        os.close(master)
 
 
 def test_nothing_that_matches_is_no_error(inline: Inline, record: Record) -> None:

@@ -193,6 +193,9 @@ class NoGpus:
     def take(self, uid: str) -> None:
         return None
 
+    def wait(self, uid: str) -> str:
+        return "waiting for 1 GPU (held by job 99)"
+
     def give_back(self, uid: str) -> None: ...
 
     def keep(self, uid: str) -> None: ...
@@ -219,7 +222,9 @@ def test_jobs_that_wait_for_gpus_are_stopped_without_them(capsys: Any) -> None:
         ended = runner.run(waiting, 2)
         timer.join()
     assert [job.outcome.reason for job in ended] == ["stopped before it started"] * 2
-    assert "job 2 STOPPED (stopped before it started)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "job 2 STOPPED (stopped before it started)" in said
+    assert said.count(": waiting for 1 GPU (held by job 99)\n") == 1
 
 
 def elsewhere(platform: str, target: str, status: Status) -> None:
@@ -274,6 +279,8 @@ def test_without_an_engine_no_running_job_is_taken_for_stopped(
     assert told.returncode == 1
     assert f"could not be reached: no Docker engine answers at unix://{door}" in told.stdout
     assert "stopped before it started" in told.stdout
+    remark = "requested job cancellation; 1 job of 2 could not be reached."
+    assert told.stdout.splitlines()[-1] == remark
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert statuses(caliban) == ["STOPPED", "STOPPED"]

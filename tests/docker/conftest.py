@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from caliban.docker.builder import Builder, detect
 from caliban.docker.engine import Engine
 from tests.conftest import Caliban
 from tests.workshop import Workshop, docker
@@ -38,6 +43,22 @@ def listing(image: str, folders: str, fields: str = "%p %y %m %U:%G %l") -> list
     return sorted(inside(image, f"find {folders} -xdev -printf '{fields}\\n'").splitlines())
 
 
+def saved(image: str) -> Iterator[tuple[str, bytes]]:
+    """Every file of `docker save`, unpacked, and the names of the files in its layers."""
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        with tarfile.open(fileobj=child.stdout, mode="r|") as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if member.isreg() else None
+                content = stream.read() if stream else b""
+                if content[:2] == b"\x1f\x8b":
+                    content = gzip.decompress(content)
+                yield member.name, content
+                if content[257:262] == b"ustar":
+                    with tarfile.open(fileobj=io.BytesIO(content)) as layer:
+                        yield from ((name, b"") for name in layer.getnames())
+
+
 def write(folder: Path, files: Mapping[str, str]) -> None:
     """Writes files, by their names, with the folders that they are in."""
     for name, content in files.items():
@@ -52,6 +73,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+NO_BUILDKIT = "no `docker` on PATH can use BuildKit: none has the buildx plugin or is older than 23"
+
+
+def variables_for(builder: Builder, engine: Engine, folder: Path) -> Mapping[str, str]:
+    """The variables of the environment that make caliban use a builder.
+
+    Args:
+      builder: the one to use.
+      engine: where images are built.
+      folder: an empty one, which may come to hold the `docker` that caliban finds.
+    """
+    if builder is Builder.LEGACY:
+        return {"DOCKER_BUILDKIT": "0"}
+    if detect(engine) is Builder.BUILDKIT:
+        return {}
+    outside = os.environ["PATH"]
+    for place in outside.split(":"):
+        if program := shutil.which("docker", path=place):
+            (folder / "docker").unlink(missing_ok=True)
+            (folder / "docker").symlink_to(program)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PATH", f"{folder}:{outside}")
+                if detect(engine) is Builder.BUILDKIT:
+                    return {"PATH": os.environ["PATH"]}
+    pytest.skip(NO_BUILDKIT)
 
 
 class Build(Protocol):
@@ -87,11 +135,7 @@ class Calls:
     @property
     def builds(self) -> list[str]:
         """Those that built an image of caliban's."""
-        return [
-            line
-            for line in self.lines
-            if line.startswith("build ") and "--label caliban.fingerprint=" in line
-        ]
+        return [line for line in self.lines if re.match(r"build .*--tag caliban:[cg]pu-", line)]
 
 
 @pytest.fixture

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from caliban.docker import build as builds
-from caliban.docker.build import Builder
+from caliban.docker.builder import Builder, detect
 from caliban.docker.engine import Engine
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Built, inspect, listing
+from tests.docker.conftest import EVERYTHING, Built, inspect, listing, variables_for
 from tests.workshop import Workshop
-
-NO_BUILDKIT = "no `docker` on PATH can use BuildKit: none has the buildx plugin or is older than 23"
 
 
 @pytest.fixture
@@ -24,21 +19,11 @@ def other(
     engine: Engine, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Builder:
     """Chooses the builder that caliban wouldn't choose here."""
-    if builds.detect_builder(engine) is Builder.BUILDKIT:
-        monkeypatch.setenv("DOCKER_BUILDKIT", "0")
-        return Builder.LEGACY
-    outside = os.environ["PATH"]
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{outside}")
-    for place in outside.split(":"):
-        if program := shutil.which("docker", path=place):
-            (tmp_path / "bin/docker").unlink(missing_ok=True)
-            (tmp_path / "bin/docker").symlink_to(program)
-            if builds.detect_builder(engine) is Builder.BUILDKIT:
-                break
-    else:
-        pytest.skip(NO_BUILDKIT)
-    return Builder.BUILDKIT
+    chosen = detect(engine)
+    builder = next(each for each in Builder if each is not chosen)
+    for name, value in variables_for(builder, engine, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return builder
 
 
 def test_an_image_is_the_same_whoever_builds_it(

@@ -15,14 +15,17 @@ from pathlib import Path
 import pytest
 
 from caliban.docker import context
+from caliban.docker.archive import write as write_archive
 from caliban.docker.dockerfile import CODE, DEPENDENCIES, directory_folder
 from caliban.errors import UsageError
 from caliban.model.image import OUTPUTS_MARK, ImagePlan, Mode
+from caliban.model.lock import Lock
 from caliban.model.module import Kind, Module
 from tests.conftest import Unprivileged
 
 BASE = "sha256:0123"
 EVERYTHING = Module(Kind.PYTHON_FILE, "main.py", ".")
+LOCKED = Lock("3.11", "0123", "tqdm==4.70\n")
 TRAINER = Module(Kind.PYTHON_MODULE, "trainer.train", "trainer")
 
 
@@ -49,7 +52,8 @@ def plan(tmp_path: Path) -> ImagePlan:
 
 def names(plan: ImagePlan, excluded: tuple[Path, ...] = (), folder: str = CODE) -> set[str]:
     """The files and links that go into a folder of the context; of directories, empty ones."""
-    found = [file.name for file in context.files(plan, excluded) if file.folder == folder]
+    listed = context.declared(plan) if folder == DEPENDENCIES else context.files(plan, excluded)
+    found = [file.name for file in listed if file.folder == folder]
     return {each for each in found if not any(other.startswith(f"{each}/") for other in found)} - {
         "."
     }
@@ -61,7 +65,7 @@ def fingerprint(plan: ImagePlan, base: str = BASE) -> str:
 
 def archive(plan: ImagePlan, dockerfile: str = "FROM base\n") -> dict[str, tarfile.TarInfo]:
     stream = io.BytesIO()
-    context.write(dockerfile, context.files(plan), stream)
+    write_archive(dockerfile, context.files(plan), stream)
     stream.seek(0)
     with tarfile.open(fileobj=stream) as opened:
         return {member.name: member for member in opened.getmembers()}
@@ -120,10 +124,21 @@ class TestFiles:
             plan = dataclasses.replace(plan, module=TRAINER, directories=(named,))
             assert "results/night/7/model.ckpt" in names(plan, folder=directory_folder(0))
 
-    def test_of_a_live_image_are_those_that_declare_the_dependencies(self, plan: ImagePlan) -> None:
-        live = dataclasses.replace(plan, directories=("data",), live=True)
-        assert {file.folder for file in context.files(live)} == {DEPENDENCIES}
-        assert names(live, folder=DEPENDENCIES) == {"requirements.txt"}
+    def test_of_a_live_image_is_the_lock_alone(self, plan: ImagePlan) -> None:
+        live = dataclasses.replace(plan, directories=("data",), live=True, lock=str(LOCKED))
+        assert [(file.folder, file.name) for file in context.files(live)] == [
+            ("lock", "."),
+            ("lock", "compile.py"),
+            ("lock", "requirements.lock"),
+        ]
+
+    def test_that_declare_dependencies_are_there_for_packages_that_lie_in_the_project(
+        self, plan: ImagePlan
+    ) -> None:
+        write(Path(plan.directory, "setup.py"))
+        plan = dataclasses.replace(plan, project="setup.py", packages=("-e .",), live=True)
+        found = {file.name for file in context.files(plan) if file.folder == DEPENDENCIES}
+        assert {"requirements.txt", "setup.py"} <= found
 
     def test_that_are_credentials_are_left_out_wherever_they_lie(self, plan: ImagePlan) -> None:
         folder = Path(plan.directory)
@@ -313,18 +328,16 @@ class TestCodeDigest:
     def test_says_what_it_lacks(self, plan: ImagePlan, gone: str) -> None:
         plan = dataclasses.replace(plan, module=TRAINER)
         do(plan, f"rm -r {gone}")
-        with pytest.raises(UsageError) as error:
+        with pytest.raises(UsageError, match="No such file or directory") as error:
             code(plan)
-        assert error.value.message == (
-            f"cannot read {plan.directory}/{gone}, which belongs to the code: "
-            "No such file or directory"
-        )
+        assert error.value.message.startswith(f"cannot read {plan.directory}/{gone}")
 
 
 class TestArchive:
     def test_holds_the_dockerfile_and_every_file(self, plan: ImagePlan) -> None:
         stream = io.BytesIO()
-        context.write("FROM ünï\n", context.files(plan), stream)
+        plan = dataclasses.replace(plan, lock=str(LOCKED))
+        write_archive("FROM ünï\n", context.files(plan), stream)
         stream.seek(0)
         with tarfile.open(fileobj=stream) as opened:
             contents = {
@@ -334,7 +347,8 @@ class TestArchive:
             }
         assert contents == {
             "Dockerfile": "FROM ünï\n".encode(),
-            f"{DEPENDENCIES}/requirements.txt": b"tqdm\n",
+            "lock/compile.py": (context.RESOURCES / "dependencies/compile.py").read_bytes(),
+            "lock/requirements.lock": b"# Python 3.11\ntqdm==4.70\n",
             f"{CODE}/requirements.txt": b"tqdm\n",
             f"{CODE}/main.py": b"print(1)\n",
             f"{CODE}/run.sh": b"echo\n",
@@ -398,9 +412,9 @@ class TestArchive:
 
     def test_is_the_same_each_time(self, plan: ImagePlan) -> None:
         first, second = io.BytesIO(), io.BytesIO()
-        context.write("", context.files(plan), first)
+        write_archive("", context.files(plan), first)
         do(plan, f"{SAME_IMAGE['copies']}; {SAME_IMAGE['times']}")
-        context.write("", context.files(plan), second)
+        write_archive("", context.files(plan), second)
         assert first.getvalue() == second.getvalue()
 
 

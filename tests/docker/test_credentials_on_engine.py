@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import subprocess
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import Calls, write
+from tests.docker.conftest import Calls, saved, write
 from tests.workshop import Workshop, docker
 
 KEY, DISPLACED, ADC, TOKEN = (
@@ -126,22 +121,6 @@ def test_no_image_holds_any_of_them(ran: Ran) -> None:
         seen += name.endswith("/job.py")
         assert not [each for each in secrets if each.encode() in content], name
     assert seen == 1, "the search did not see the code"
-
-
-def saved(image: str) -> Iterator[tuple[str, bytes]]:
-    """Every file of `docker save`, unpacked, and the names of the files in its layers."""
-    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        with tarfile.open(fileobj=child.stdout, mode="r|") as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.isreg() else None
-                content = stream.read() if stream else b""
-                if content[:2] == b"\x1f\x8b":
-                    content = gzip.decompress(content)
-                yield member.name, content
-                if content[257:262] == b"ustar":
-                    with tarfile.open(fileobj=io.BytesIO(content)) as layer:
-                        yield from ((name, b"") for name in layer.getnames())
 
 
 def test_no_record_log_or_command_line_holds_any_of_them(ran: Ran) -> None:

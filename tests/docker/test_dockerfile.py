@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from caliban.config import Config
 from caliban.docker import context
+from caliban.docker.archive import write as write_archive
+from caliban.docker.declared import resolution
 from caliban.docker.dockerfile import render
 from caliban.docker.engine import Engine
 from caliban.model.image import ImagePlan, Mode
@@ -23,7 +25,8 @@ from caliban.model.module import Kind, Module
 
 HEAD = """\
 LABEL caliban=""
-USER root
+USER 0
+SHELL ["/bin/sh", "-c"]
 RUN mkdir -p /usr/app /home/caliban/.config/gcloud \
 && chmod 777 /usr/app && chmod -R 777 /home/caliban
 """
@@ -31,34 +34,66 @@ APT = (
     "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes "
     "--no-install-recommends {} && apt-get clean && rm -rf /var/lib/apt/lists/*"
 )
-PYTHON = (
-    "RUN {{ python3 -c 'import {needed}' 2>/dev/null || {{ "
-    + APT.format("python3 python3-venv ca-certificates")
-    + "; }}; }} && python3 -m venv --without-pip --system-site-packages /opt/venv\n"
+SHARED = (
+    "python3 -Ic 'import os, sys, sysconfig; "
+    'ours = "/opt/venv/lib/python%d.%d/site-packages" % sys.version_info[:2]; '
+    "sys.prefix != sys.base_prefix and os.path.isdir(ours) and "
+    'open(ours + "/base-image.pth", "w").write(sysconfig.get_path("purelib"))'
+    "'"
 )
+
+
+def python(needed: str) -> str:
+    """Sees to a Python that has these modules, and makes the environment."""
+    install = APT.format("python3 python3-venv ca-certificates")
+    return (
+        f"RUN {{ python3 -Ic 'import {needed}' 2>/dev/null || {{ {install}; }}; }} "
+        f"&& python3 -I -m venv --without-pip --system-site-packages /opt/venv && {SHARED}\n"
+    )
+
+
 PIP_UV = (
     "-m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --upgrade "
-    "--target /opt/uv uv==0.13.8"
+    "--target /opt/uv/0.13.8 uv==0.13.8"
 )
-DEPENDENCIES = f"""\
-WORKDIR /opt/dependencies
-COPY dependencies/ ./
-RUN PATH="$PATH:/opt/uv/bin" && {{ uv --version 2>/dev/null || python3 {PIP_UV} 2>/dev/null || \
-{{ python3 -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && \
-UV_HTTP_TIMEOUT=180 uv pip install --python /opt/venv/bin/python --compile-bytecode \
---link-mode copy --cache-dir /opt/uv/cache """
-JUPYTER = f"""\
-COPY jupyter/ /opt/
-RUN PATH="$PATH:/opt/uv/bin" && {{ uv --version 2>/dev/null || python3 {PIP_UV} 2>/dev/null || \
-{{ python3 -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && \
-/opt/venv/bin/python -m venv --without-pip /opt/jupyter/venv && \
-UV_HTTP_TIMEOUT=180 uv pip install --python /opt/jupyter/venv/bin/python --compile-bytecode \
---link-mode copy --cache-dir /opt/uv/cache --override /opt/jupyter/overrides.txt \
-'notebook>=7.4,<8' && \
-UV_HTTP_TIMEOUT=180 /opt/jupyter/venv/bin/python /opt/jupyter/install_kernel.py \
-/opt/venv/bin/python uv pip install --compile-bytecode --link-mode copy \
---cache-dir /opt/uv/cache && rm -rf /tmp/uv-*.lock && rm -rf /opt/uv/*
-"""
+UV = (
+    'RUN export PATH="$PATH:/opt/uv/0.13.8/bin" UV_CACHE_DIR=/opt/uv/cache UV_HTTP_TIMEOUT=180 '
+    "PYC_INVALIDATION_MODE=CHECKED_HASH PIP_USER=0 && { uv --version 2>/dev/null || "
+    f"PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl) python3 {PIP_UV} 2>/dev/null || "
+    f"{{ python3 -I -m venv /opt/uv/pip && /opt/uv/pip/bin/python {PIP_UV}; }}; }} && "
+)
+CLEAN = "rm -rf /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+DEPENDENCIES = (
+    "WORKDIR /opt/dependencies\n"
+    "COPY lock/ ./\n"
+    f"{UV}"
+    """{ [ "$(/opt/venv/bin/python -c 'import sys; print("# Python %d.%d" % """
+    """sys.version_info[:2])')" = "$(head -n 1 requirements.lock)" ] || """
+    "{ echo 'error: the lock is for another version of Python'; exit 1; }; } && "
+    "uv pip install --link-mode copy --python /opt/venv/bin/python --no-deps "
+    "--index-strategy unsafe-best-match --requirement requirements.lock && "
+    f"/opt/venv/bin/python -I -W ignore /opt/dependencies/compile.py /opt/venv/lib "
+    f"/opt/uv/bytecode && {CLEAN}"
+)
+PACKAGES = (
+    "WORKDIR /opt/dependencies\n"
+    "COPY dependencies/ ./\n"
+    f"{UV}"
+    "mv /usr/app /usr/app.empty && cp -a . /usr/app && cd /usr/app && "
+    f"export {resolution.VERSIONS} && "
+    "uv pip install --link-mode copy --python /opt/venv/bin/python --no-deps --editable . "
+    "./libs/metrics && /opt/venv/bin/python -I -W ignore /opt/dependencies/compile.py "
+    "/opt/venv/lib /opt/uv/bytecode && cd / && rm -rf /usr/app && mv /usr/app.empty /usr/app && "
+    f"{CLEAN}"
+)
+JUPYTER = (
+    "COPY jupyter/ /opt/\n"
+    f"{UV}/opt/venv/bin/python -m venv --without-pip /opt/jupyter/venv && "
+    "uv pip install --link-mode copy --compile-bytecode --python /opt/jupyter/venv/bin/python "
+    "--override /opt/jupyter/overrides.txt 'notebook>=7.4,<8' && "
+    "/opt/jupyter/venv/bin/python /opt/jupyter/install_kernel.py /opt/venv/bin/python "
+    f"uv pip install --link-mode copy --compile-bytecode && {CLEAN}"
+)
 ENVIRONMENT = "ENV HOME=/home/caliban PYTHONUNBUFFERED=1"
 VENV = (
     " VIRTUAL_ENV=/opt/venv "
@@ -82,6 +117,7 @@ FULL = ImagePlan(
     extras=("gpu", "dev"),
     apt_packages=("git", "libsm6"),
     directories=("data", "models/stored"),
+    packages=("-e .", "./libs/metrics"),
 )
 
 TEXTS = {
@@ -89,33 +125,31 @@ TEXTS = {
         SCRIPT,
         f"FROM base\n{HEAD}{ENVIRONMENT}\n"
         "WORKDIR /usr/app\n"
-        "COPY code/ ./\n"
-        'ENTRYPOINT ["/bin/bash", "bin/go"]\n',
+        'ENTRYPOINT ["/bin/bash", "bin/go"]\n'
+        "COPY code/ ./\n",
     ),
     "a module without dependencies": (
         CODE,
         f"FROM base:1\n{HEAD}"
-        f"{PYTHON.format(needed='venv')}"
+        f"{python('venv')}"
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n"
-        "COPY code/ ./\n"
-        'ENTRYPOINT ["python", "-m", "trainer.train"]\n',
+        'ENTRYPOINT ["python", "-m", "trainer.train"]\n'
+        "COPY code/ ./\n",
     ),
     "an interactive image with a pyproject.toml": (
         INTERACTIVE,
         f"FROM base\n{HEAD}"
-        f"{PYTHON.format(needed='ensurepip, venv')}"
-        f"{DEPENDENCIES}--requirement pyproject.toml --extra cpu --extra 'a b' "
-        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+        f"{python('ensurepip, venv')}"
+        f"{DEPENDENCIES}"
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n",
     ),
     "an image for notebooks": (
         INTERACTIVE.interactive(jupyter="notebook>=7.4,<8"),
         f"FROM base\n{HEAD}"
-        f"{PYTHON.format(needed='ensurepip, venv')}"
-        f"{DEPENDENCIES}--requirement pyproject.toml --extra cpu --extra 'a b' "
-        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+        f"{python('ensurepip, venv')}"
+        f"{DEPENDENCIES}"
         f"{JUPYTER}"
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n",
@@ -123,7 +157,7 @@ TEXTS = {
     "an image for notebooks of a project without dependencies": (
         CODE.interactive(jupyter="notebook>=7.4,<8"),
         f"FROM base:1\n{HEAD}"
-        f"{PYTHON.format(needed='venv')}"
+        f"{python('venv')}"
         "RUN python3 -c 'import ensurepip' 2>/dev/null || "
         f"{{ {APT.format('python3 python3-venv ca-certificates')}; }}\n"
         f"{JUPYTER}"
@@ -134,15 +168,15 @@ TEXTS = {
         FULL,
         f"FROM gcr.io/project/base@sha256:0123\n{HEAD}"
         f"RUN {APT.format('git libsm6')}\n"
-        f"{PYTHON.format(needed='ensurepip, venv')}"
-        f"{DEPENDENCIES}--requirement requirements.txt '.[gpu,dev]' "
-        "&& rm -rf build ./*.egg-info /tmp/uv-*.lock && rm -rf /opt/uv/*\n"
+        f"{python('ensurepip, venv')}"
+        f"{DEPENDENCIES}"
+        f"{PACKAGES}"
         f"{ENVIRONMENT}{VENV}\n"
         "WORKDIR /usr/app\n"
         "COPY directory-1/ ./\n"
         "COPY directory-2/ ./\n"
-        "COPY code/ ./\n"
-        'ENTRYPOINT ["python", "mycode.py"]\n',
+        'ENTRYPOINT ["python", "mycode.py"]\n'
+        "COPY code/ ./\n",
     ),
 }
 PLANS = [plan for plan, _ in TEXTS.values()]
@@ -163,7 +197,8 @@ def test_this_is_the_whole_text_for(plan: ImagePlan, text: str) -> None:
 def test_buildkit_only_keeps_downloads_between_builds(plan: ImagePlan) -> None:
     text = render(plan, buildkit=True)
     mount = "--mount=type=cache,id=caliban-uv,target=/opt/uv,sharing=locked "
-    steps = bool(plan.requirements or plan.project) + bool(plan.jupyter)
+    steps = text.count("uv --version")
+    assert steps == bool(plan.project) + bool(plan.packages) + bool(plan.jupyter)
     assert text.count("--mount") == text.count(mount) == steps
     assert text.replace(mount, "") == render(plan).replace(" && rm -rf /opt/uv/*", "")
 
@@ -180,7 +215,8 @@ def test_nothing_is_used_that_some_builders_do_not_take(plan: ImagePlan, buildki
 
 def test_what_changes_most_comes_last() -> None:
     text = render(FULL)
-    parts = ("FROM", "libsm6", "/opt/venv", "dependencies/", "uv pip", "directory-1", "code/")
+    installed = ("lock/", "uv pip", "dependencies/", "./libs/metrics")
+    parts = ("FROM", "libsm6", "/opt/venv", *installed, "directory-1", "code/")
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -190,8 +226,10 @@ def test_what_changes_most_comes_last() -> None:
     [
         ({"module": Module(Kind.PYTHON_FILE, "other.py", ".")}, "ENTRYPOINT "),
         ({"directories": ("data",)}, "COPY directory-2/ "),
-        ({"extras": ("cpu",)}, 'RUN PATH="$PATH:/opt/uv/bin" '),
-        ({"requirements": ()}, 'RUN PATH="$PATH:/opt/uv/bin" '),
+        ({"packages": ("-e .",)}, f"{UV}mv "),
+        # The lock tells the difference.
+        ({"extras": ("cpu",)}, ""),
+        ({"requirements": ()}, ""),
         ({"apt_packages": ("git",)}, "RUN apt-get update "),
         ({"mode": Mode.CPU}, ""),
         ({"directory": "/elsewhere"}, ""),
@@ -211,25 +249,21 @@ def test_a_change_leaves_the_layers_before_it_alone(
 def test_names_of_files_are_nowhere_but_in_the_entry_point(names: list[str]) -> None:
     file = "/".join([*names, "x.py"])
     code = Module(Kind.PYTHON_FILE, file, names[0] if names else ".")
-    *lines, entry_point, end = render(
+    *lines, entry_point, copy, end = render(
         dataclasses.replace(FULL, directories=tuple(names), module=code)
     ).split("\n")
     plain = dataclasses.replace(FULL, directories=("plain",) * len(names))
-    assert lines == render(plain).split("\n")[:-2]
-    assert end == ""
+    assert lines == render(plain).split("\n")[:-3]
+    assert (copy, end) == ("COPY code/ ./", "")
     assert json.loads(entry_point.removeprefix("ENTRYPOINT ")) == ["python", file]
 
 
 @pytest.mark.parametrize("extra", ["a b", "$(rm -rf /)", "it's", "a;b"])
 @pytest.mark.parametrize("declared", ["setup.py", "pyproject.toml"])
-def test_extras_reach_the_installer_as_they_are(declared: str, extra: str) -> None:
+def test_extras_reach_the_resolver_as_they_are(declared: str, extra: str) -> None:
     plan = dataclasses.replace(INTERACTIVE, project=declared, extras=(extra,))
-    [line] = [line for line in render(plan).splitlines() if "uv pip install" in line]
-    words = shlex.split(line)
-    if declared == "setup.py":
-        assert f".[{extra}]" in words
-    else:
-        assert words[words.index("--extra") + 1] == extra
+    words = shlex.split(resolution.script(plan, "python"))
+    assert (f"-e .[{extra}]" if declared == "setup.py" else f"--extra={extra}") in words
 
 
 @pytest.mark.parametrize("package", ["g++", "libc6=2.36-9", "vim/bookworm", "libx:arm64"])
@@ -247,7 +281,7 @@ def test_the_engine_copies_directories_whatever_their_names(engine: Engine, proj
     wanted = ("FROM ", "WORKDIR ", "COPY ")
     lines = [line for line in render(plan).splitlines() if line.startswith(wanted)]
     archive = io.BytesIO()
-    context.write("\n".join(lines), context.files(plan), archive)
+    write_archive("\n".join(lines), context.files(plan), archive)
     built = subprocess.run(
         ["docker", "build", "--quiet", "-"],
         input=archive.getvalue(),

@@ -24,6 +24,21 @@ def errors(stderr: str) -> list[str]:
 
 
 def test_a_step_that_fails_shows_its_output_and_one_line_that_says_why(
+    caliban: Caliban, folder: Path, workshop: Workshop
+) -> None:
+    config = '{"apt_packages": ["no-such-package-of-caliban"]}'
+    write(folder, {"run.sh": "echo\n", ".calibanconfig.json": config})
+    built = caliban("build", "--nogpu", "run.sh", timeout=120)
+    assert (built.returncode, built.stdout) == (1, "")
+    message, hint = errors(built.stderr)
+    assert message.startswith("caliban: error: the image could not be built: ")
+    assert message.endswith("Unable to locate package no-such-package-of-caliban")
+    assert "Reading package lists" in built.stderr
+    assert "stands above" in hint
+    assert workshop.containers("--all") == []
+
+
+def test_dependencies_that_do_not_exist_are_named(
     everything: Built, caliban: Caliban, folder: Path, workshop: Workshop
 ) -> None:
     shutil.copytree(everything.project, folder, dirs_exist_ok=True)
@@ -31,7 +46,7 @@ def test_a_step_that_fails_shows_its_output_and_one_line_that_says_why(
     built = caliban(*EVERYTHING, cwd=folder, timeout=120)
     assert (built.returncode, built.stdout) == (1, "")
     message, hint = errors(built.stderr)
-    assert message.startswith("caliban: error: the image could not be built: ")
+    assert message.startswith("caliban: error: the dependencies could not be resolved: ")
     assert "no-such-package-of-caliban" in message
     assert "stands above" in hint
     assert workshop.containers("--all") == []

@@ -61,7 +61,8 @@ def test_nothing_is_left_of_the_installation(everything: Built, workshop: Worksh
     assert {line.split(" f ")[0] for line in left} - {"/var/lib/apt/extended_states"} == {
         *("/opt/dependencies/requirements.txt", "/opt/dependencies/parts/base requirements.txt"),
         *("/opt/dependencies/setup.py", "/opt/dependencies/README.md"),
-        "/opt/dependencies/pyproject.toml",
+        *("/opt/dependencies/pyproject.toml", "/opt/dependencies/trainer/__init__.py"),
+        *("/opt/dependencies/requirements.lock", "/opt/dependencies/compile.py"),
     }
     assert inside(everything.image, "command -v uv || echo none") == "none\n"
 

@@ -7,9 +7,11 @@ import os
 import subprocess
 from pathlib import Path
 
+from caliban import launch
 from caliban.config import Config
-from caliban.docker import build, jupyter, project
+from caliban.docker import jupyter, project
 from caliban.docker.engine import Engine
+from caliban.images import Images
 from caliban.model.image import ImagePlan, Mode
 from tests.browser import Browser
 from tests.docker.conftest import Others, inside, inspect, listing, write
@@ -27,8 +29,8 @@ print(getpass.getuser(), six.__version__)
 
 def plan_of(folder: Path) -> ImagePlan:
     base = Config().base_image(Mode.CPU, os.environ)
-    found, warnings = project.plan(folder, Mode.CPU, base, None)
-    assert warnings == []
+    found, said = project.plan(folder, Mode.CPU, base, None)
+    assert said.warnings == []
     return found
 
 
@@ -73,10 +75,10 @@ def test_the_projects_own_packages_are_the_same_with_and_without_jupyter(
     workshop: Workshop, engine: Engine, folder: Path
 ) -> None:
     write(folder, {"requirements.txt": "six==1.16.0\n"})
-    without = build.ensure(plan_of(folder).interactive(), engine)
-    image = build.ensure(
-        plan_of(folder).interactive(jupyter=jupyter.requirement(False, None)), engine
-    )
+    images = Images(engine, launch.open_history)
+    _, without = images.ensure(plan_of(folder).interactive())
+    requirement = jupyter.requirement(False, None)
+    _, image = images.ensure(plan_of(folder).interactive(jupyter=requirement))
     layers = inspect(without)["RootFS"]["Layers"]
     assert inspect(image)["RootFS"]["Layers"][: len(layers) - 1] == layers[:-1]
     fields = "%p %y %m %s %l"
@@ -105,7 +107,8 @@ def test_a_pin_that_jupyter_cannot_live_with_is_kept_and_told_of(
     }
     write(folder, {"a.ipynb": json.dumps(notebook)})
     requirement = jupyter.requirement(False, None)
-    image = build.ensure(plan_of(folder).interactive(jupyter=requirement), engine)
+    plan = plan_of(folder).interactive(jupyter=requirement)
+    _, image = Images(engine, launch.open_history).ensure(plan)
     notes = inside(image, "cat /opt/jupyter/notes.txt").splitlines()
     assert len(notes) == 1
     assert "clashes with the project's prompt-toolkit 1.0.15, which is kept: ipython" in notes[0]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from caliban.docker import project
+from caliban.docker.project import Messages
 from caliban.errors import UsageError
-from caliban.model.image import ImagePlan, Mode
+from caliban.model.image import DEFAULT_BASE_IMAGES, ImagePlan, Mode
 from caliban.model.module import Kind, Module
 
 CODE = Module(Kind.PYTHON_FILE, "train.py", ".")
@@ -28,19 +29,17 @@ def plan(
     extras: tuple[str, ...] = (),
     apt_packages: tuple[str, ...] = (),
     directories: tuple[str, ...] = (),
-) -> tuple[ImagePlan, list[str]]:
+) -> tuple[ImagePlan, Messages]:
     return project.plan(folder, mode, "base", CODE, extras, apt_packages, directories)
 
 
 def test_a_project_need_not_declare_anything(tmp_path: Path) -> None:
-    assert plan(tmp_path) == (ImagePlan(Mode.CPU, "base", str(tmp_path), CODE), [])
+    assert plan(tmp_path) == (ImagePlan(Mode.CPU, "base", str(tmp_path), CODE), Messages())
 
 
 def test_all_that_is_given_is_in_the_plan(tmp_path: Path) -> None:
     write(tmp_path, {"requirements.txt": "tqdm\n", "setup.py": "", "data/x": "", "models/y": ""})
-    planned, warnings = plan(
-        tmp_path, Mode.GPU, ("dev", "gpu"), ("b", "a", "b"), ("models", "data")
-    )
+    planned, said = plan(tmp_path, Mode.GPU, ("dev", "gpu"), ("b", "a", "b"), ("models", "data"))
     assert planned == ImagePlan(
         mode=Mode.GPU,
         base_image="base",
@@ -51,8 +50,14 @@ def test_all_that_is_given_is_in_the_plan(tmp_path: Path) -> None:
         extras=("gpu", "dev"),
         apt_packages=("a", "b"),
         directories=("models", "data"),
+        packages=("-e .",),
     )
-    assert warnings == []
+    assert said == Messages(
+        [
+            "Dependencies: setup.py; requirements.txt",
+            "Installed from the project itself: -e .",
+        ]
+    )
 
 
 class TestRequirements:
@@ -79,7 +84,7 @@ class TestRequirements:
         assert self.of(tmp_path) == ("requirements.txt", "other.txt")
 
     @pytest.mark.parametrize(
-        "line", ["# -r other.txt", "tqdm -r other.txt", "-e other.txt", "--no-index", "-i other"]
+        "line", ["# -r other.txt", "tqdm -r other.txt", "--no-index", "-i other"]
     )
     def test_other_lines_name_no_file(self, tmp_path: Path, line: str) -> None:
         write(tmp_path, {"requirements.txt": f"{line}\n"})
@@ -116,12 +121,7 @@ class TestRequirements:
         with pytest.raises(UsageError) as error:
             plan(tmp_path / "project")
         file = tmp_path / "project" / "requirements.txt"
-        assert error.value.message == f"{file}: '{named}' is not a file inside the project"
-
-    def test_they_must_be_text(self, tmp_path: Path) -> None:
-        write(tmp_path, {"requirements.txt": b"\xff\xfe"})
-        with pytest.raises(UsageError, match=r"cannot read .*/requirements\.txt"):
-            plan(tmp_path)
+        assert error.value.message == f"{file}:1: '{named}' is not a file inside the project"
 
 
 class TestExtras:
@@ -129,36 +129,79 @@ class TestExtras:
 
     def test_the_mode_and_those_asked_for_are_installed_once_each(self, tmp_path: Path) -> None:
         write(tmp_path, {"pyproject.toml": self.PYPROJECT})
-        planned, warnings = plan(tmp_path, Mode.GPU, ("dev", "gpu", "dev"))
+        planned, said = plan(tmp_path, Mode.GPU, ("dev", "gpu", "dev"))
         assert (planned.project, planned.extras) == ("pyproject.toml", ("gpu", "dev"))
-        assert warnings == []
+        assert said == Messages(["Dependencies: pyproject.toml with gpu, dev"])
 
-    def test_those_that_are_not_declared_are_left_out_with_a_warning(self, tmp_path: Path) -> None:
+    def test_that_of_the_mode_is_left_out_with_a_warning_where_there_is_none(
+        self, tmp_path: Path
+    ) -> None:
         write(tmp_path, {"pyproject.toml": self.PYPROJECT})
-        planned, warnings = plan(tmp_path, Mode.CPU, ("dev", "test"))
+        planned, said = plan(tmp_path, Mode.CPU, ("dev",))
         assert planned.extras == ("dev",)
-        assert warnings == [
-            f"pyproject.toml declares no extra '{extra}'; nothing more is installed"
-            for extra in ("cpu", "test")
+        assert said.warnings == [
+            "pyproject.toml declares no extra 'cpu'; nothing more is installed"
         ]
+
+    def test_another_that_is_not_declared_is_refused_with_those_that_are(
+        self, tmp_path: Path
+    ) -> None:
+        write(tmp_path, {"pyproject.toml": f"{self.PYPROJECT}[dependency-groups]\ntest = []\n"})
+        with pytest.raises(UsageError) as error:
+            plan(tmp_path, extras=("tests",))
+        assert error.value.message == (
+            f"{tmp_path}/pyproject.toml declares no extra 'tests' (--extras tests)"
+        )
+        assert error.value.hint == (
+            "It declares the extras dev, gpu and the dependency groups test."
+        )
+
+    def test_a_dependency_group_is_asked_for_in_the_same_way(self, tmp_path: Path) -> None:
+        groups = "[dependency-groups]\ncpu = []\nDev_Tools = [{include-group = 'cpu'}]\n"
+        write(tmp_path, {"pyproject.toml": f"[project]\nname = 'x'\n{groups}"})
+        planned, said = plan(tmp_path, extras=("dev-tools",))
+        assert (planned.extras, planned.groups) == ((), ("cpu", "Dev_Tools"))
+        assert said.warnings == []
+
+    def test_groups_need_no_project(self, tmp_path: Path) -> None:
+        write(tmp_path, {"pyproject.toml": "[dependency-groups]\ncpu = ['six']\ndev = []\n"})
+        planned, said = plan(tmp_path)
+        assert (planned.project, planned.groups) == ("", ("cpu",))
+        assert said.notes == ["Dependencies: pyproject.toml with cpu"]
+
+    def test_categories_of_a_pipfile_are_such_sets(self, tmp_path: Path) -> None:
+        write(tmp_path, {"Pipfile": "[packages]\n[dev-packages]\n[gpu]\n[docs]\n"})
+        assert plan(tmp_path, Mode.GPU, ("dev",))[0].groups == ("gpu", "dev")
+        with pytest.raises(UsageError, match=r"Pipfile declares no extra 'packages'"):
+            plan(tmp_path, extras=("packages",))
+
+    def test_where_only_the_backend_knows_them_those_that_are_named_count(
+        self, tmp_path: Path
+    ) -> None:
+        dynamic = "[project]\nname = 'x'\ndynamic = ['optional-dependencies']\n"
+        write(tmp_path, {"pyproject.toml": dynamic})
+        assert plan(tmp_path, extras=("dev",))[0].extras == ("dev",)
 
     def test_what_a_setup_py_declares_is_not_known_beforehand(self, tmp_path: Path) -> None:
         write(tmp_path, {"setup.py": "import setuptools\n"})
-        planned, warnings = plan(tmp_path, Mode.CPU, ("anything",))
+        planned, said = plan(tmp_path, Mode.CPU, ("anything",))
         assert (planned.project, planned.extras) == ("setup.py", ("cpu", "anything"))
-        assert warnings == []
+        assert said.warnings == []
 
     def test_without_a_declaration_they_have_no_effect(self, tmp_path: Path) -> None:
         write(tmp_path, {"requirements.txt": "tqdm\n"})
-        planned, warnings = plan(tmp_path, extras=("a", "b"))
+        planned, said = plan(tmp_path, extras=("a", "b"))
         assert (planned.project, planned.extras) == ("", ())
-        assert warnings == ["--extras a b has no effect: there is no setup.py or pyproject.toml"]
+        assert said.warnings == [
+            "--extras a b has no effect: there is no pyproject.toml, setup.py, setup.cfg or "
+            "Pipfile that declares them"
+        ]
 
 
 class TestDeclaration:
     def test_a_pyproject_for_tools_only_declares_nothing(self, tmp_path: Path) -> None:
         write(tmp_path, {"pyproject.toml": "[tool.ruff]\nline-length = 100\n"})
-        assert plan(tmp_path) == (ImagePlan(Mode.CPU, "base", str(tmp_path), CODE), [])
+        assert plan(tmp_path) == (ImagePlan(Mode.CPU, "base", str(tmp_path), CODE), Messages())
 
     def test_beside_a_pyproject_for_tools_only_the_setup_py_counts(self, tmp_path: Path) -> None:
         write(tmp_path, {"pyproject.toml": "[tool.ruff]\n", "setup.py": ""})
@@ -190,10 +233,224 @@ class TestDeclaration:
         planned, _ = plan(tmp_path)
         assert (planned.project, planned.apt_packages) == ("setup.py", ("git",))
 
-    def test_an_environment_yml_is_said_to_have_no_effect(self, tmp_path: Path) -> None:
-        write(tmp_path, {"environment.yml": "name: x\n"})
-        _, warnings = plan(tmp_path)
-        assert warnings == ["environment.yml is not used: conda environments are not supported yet"]
+    @pytest.mark.parametrize(
+        ("files", "found"),
+        [
+            (("uv.lock", "poetry.lock", "pyproject.toml"), ("pyproject.toml", "uv.lock")),
+            (("poetry.lock", "pyproject.toml", "setup.py"), ("pyproject.toml", "poetry.lock")),
+            (("pyproject.toml", "Pipfile", "Pipfile.lock"), ("Pipfile", "Pipfile.lock")),
+            (("pyproject.toml", "Pipfile"), ("pyproject.toml", "")),
+            (("Pipfile", "setup.py"), ("Pipfile", "Pipfile.lock")),
+            (("setup.py", "setup.cfg", "uv.lock"), ("setup.py", "")),
+            (("setup.cfg", "Pipfile.lock"), ("setup.cfg", "")),
+            (("uv.lock", "poetry.lock", "Pipfile.lock"), ("", "")),
+        ],
+    )
+    def test_one_file_declares_the_project_and_others_are_said_to_be_ignored(
+        self, tmp_path: Path, files: tuple[str, ...], found: tuple[str, str]
+    ) -> None:
+        contents = {
+            "pyproject.toml": "[project]\nname = 'x'\n",
+            "setup.cfg": "[metadata]\nname = x\n",
+            "uv.lock": "version = 1\npackage = []\n",
+            "Pipfile.lock": "{}",
+        }
+        write(tmp_path, {name: contents.get(name, "") for name in files})
+        planned, said = plan(tmp_path)
+        assert (planned.project, planned.lock_file) == found
+        ignored = {
+            line.removeprefix("Ignored: ").partition(",")[0]
+            for line in said.notes
+            if line.startswith("Ignored: ")
+        }
+        # What is installed itself is built with all of them.
+        assert ignored == {*files} - {*found} - {"setup.cfg", "pyproject.toml"}
+
+    def test_poetrys_own_way_of_declaring_needs_poetry(self, tmp_path: Path) -> None:
+        write(tmp_path, {"pyproject.toml": "[tool.poetry.dependencies]\npython = '^3.11'\n"})
+        planned, said = plan(tmp_path)
+        assert (planned.project, planned.lock_file) == ("pyproject.toml", "poetry.lock")
+        assert planned.python == ">=3.11,<4"
+        assert said.notes == ["Dependencies: pyproject.toml (there is no poetry.lock)"]
+
+    def test_a_setup_cfg_for_tools_only_declares_nothing(self, tmp_path: Path) -> None:
+        write(tmp_path, {"setup.cfg": "[flake8]\nmax-line-length = 100\n"})
+        assert plan(tmp_path)[0].project == ""
+
+    def test_requirements_are_ignored_where_a_lock_counts(self, tmp_path: Path) -> None:
+        lock = {"uv.lock": "version = 1\npackage = []\n"}
+        pyproject = {"pyproject.toml": "[project]\nname = 'x'\n"}
+        write(tmp_path, {"requirements.txt": "six\n", **lock, **pyproject})
+        planned, said = plan(tmp_path)
+        assert planned.requirements == ()
+        assert said.notes == [
+            "Dependencies: pyproject.toml, locked by uv.lock",
+            "Ignored: requirements.txt, because uv.lock says what is installed",
+        ]
+
+    @pytest.mark.parametrize("name", ["pdm.lock", "pylock.toml", "pixi.toml", "conda-lock.yml"])
+    def test_files_of_tools_that_are_not_used_are_told(self, tmp_path: Path, name: str) -> None:
+        write(tmp_path, {name: ""})
+        [line] = plan(tmp_path)[1].notes
+        assert line.startswith(f"Ignored: {name}, because caliban does not read it")
+
+    @pytest.mark.parametrize("name", ["environment.yml", "environment.yaml"])
+    def test_a_conda_environment_goes_with_everything_else(self, tmp_path: Path, name: str) -> None:
+        environment = (
+            "channels: [bioconda]\nvariables: {A: b}\n"
+            "dependencies:\n- python=3.11\n- pip:\n  - idna\n  - -r more.txt\n  - -e .\n"
+        )
+        write(
+            tmp_path,
+            {
+                name: environment,
+                "requirements.txt": "six\n",
+                "more.txt": "tqdm\n",
+                "pyproject.toml": "[project]\nname = 'x'\nrequires-python = '>=3.12'\n",
+            },
+        )
+        planned, said = plan(tmp_path)
+        assert planned.conda == ("--channel", "bioconda", "python=3.11")
+        assert planned.pip == ("idna", "-r more.txt", "-e .")
+        assert planned.requirements == ("requirements.txt", "more.txt")
+        # conda's Python is the one that there is.
+        assert (planned.project, planned.packages, planned.python) == (
+            *("pyproject.toml", ("-e .",), ""),
+        )
+        assert said == Messages(
+            [
+                f"Dependencies: {name}; pyproject.toml; requirements.txt with more.txt",
+                "Installed from the project itself: -e .",
+            ],
+            [f"'variables' in {name} has no effect"],
+        )
+
+
+class TestPackages:
+    BUILT = "[project]\nname = 'x'\n[build-system]\nrequires = ['setuptools']\n"
+
+    @pytest.mark.parametrize(
+        ("files", "packages", "directories"),
+        [
+            ({"pyproject.toml": BUILT, "x/a.py": ""}, (), ()),
+            ({"pyproject.toml": BUILT, "src/x/a.py": ""}, ("-e .",), ("src",)),
+            ({"pyproject.toml": "[project]\nname = 'x'\n", "src/x/a.py": ""}, (), ()),
+            (
+                {"pyproject.toml": f"[project.scripts]\nx = 'x:a'\n{BUILT}", "x/__init__.py": ""},
+                ("-e .",),
+                ("x",),
+            ),
+            (
+                {"pyproject.toml": "[project]\nname = 'x'\n", "requirements.txt": ".[a]\n"},
+                ("-e .[a]",),
+                (),
+            ),
+            (
+                {
+                    "requirements.txt": "-e ./libs/x\n./libs/y\n",
+                    "libs/x/setup.py": "",
+                    "libs/y/setup.py": "",
+                },
+                ("-e ./libs/x", "./libs/y"),
+                ("libs/x",),
+            ),
+            (
+                {"setup.py": "packages=['x', 'y']", "x/__init__.py": "", "y/__init__.py": ""},
+                ("-e .",),
+                ("x", "y"),
+            ),
+        ],
+    )
+    def test_the_projects_own_are_installed_and_the_code_of_editable_ones_is_copied(
+        self,
+        tmp_path: Path,
+        files: Mapping[str, str],
+        packages: tuple[str, ...],
+        directories: tuple[str, ...],
+    ) -> None:
+        write(tmp_path, {"trainer/train.py": "", **files})
+        code = Module(Kind.PYTHON_FILE, "trainer/train.py", "trainer")
+        planned, _ = project.plan(tmp_path, Mode.CPU, "base", code)
+        assert (planned.packages, planned.directories) == (packages, directories)
+        assert project.plan(tmp_path, Mode.CPU, "base", None)[0].directories == ()
+        whole, _ = project.plan(tmp_path, Mode.CPU, "base", CODE)
+        assert whole.directories == ()
+
+    def test_a_module_in_src_needs_the_project_to_be_installed(self, tmp_path: Path) -> None:
+        write(tmp_path, {"src/x/train.py": ""})
+        code = Module(Kind.PYTHON_MODULE, "x.train", "src")
+        with pytest.raises(UsageError, match=r"finds it only once the project is installed"):
+            project.plan(tmp_path, Mode.CPU, "base", code)
+        write(tmp_path, {"pyproject.toml": self.BUILT})
+        assert project.plan(tmp_path, Mode.CPU, "base", code)[0].packages == ("-e .",)
+
+
+class TestPython:
+    DEFAULT = DEFAULT_BASE_IMAGES[Mode.CPU]
+
+    @pytest.mark.parametrize(
+        ("files", "base", "python"),
+        [
+            ({}, "3.12", ""),
+            ({".python-version": "3.11.4\n"}, "3.11", "3.11"),
+            ({".python-version": "# ours\ncpython-3.13\n"}, "3.13", "3.13"),
+            ({"pyproject.toml": "[project]\nrequires-python = '>=3.9'\n"}, "3.12", ">=3.9"),
+            ({"pyproject.toml": "[project]\nrequires-python = '<3.12'\n"}, "3.11", "<3.12"),
+            ({"pyproject.toml": "[project]\nrequires-python = '>=3.13.1'\n"}, "3.14", ">=3.13.1"),
+            ({"setup.py": "setup(python_requires='~=3.10.0')\n"}, "3.10", "~=3.10.0"),
+            ({"setup.cfg": "[options]\npython_requires = >=3.13,<3.14\n"}, "3.13", ">=3.13,<3.14"),
+            ({"Pipfile": "[requires]\npython_full_version = '3.11.2'\n"}, "3.11", "3.11"),
+        ],
+    )
+    def test_the_default_base_image_has_what_is_asked_for_and_others_get_it(
+        self, tmp_path: Path, files: Mapping[str, str], base: str, python: str
+    ) -> None:
+        write(tmp_path, files)
+        planned, _ = project.plan(tmp_path, Mode.CPU, self.DEFAULT, CODE)
+        assert (planned.base_image, planned.python) == (f"python:{base}-slim-bookworm", "")
+        other, _ = project.plan(tmp_path, Mode.CPU, "base", CODE)
+        assert (other.base_image, other.python) == ("base", python)
+
+    def test_the_default_one_gets_what_no_such_image_has(self, tmp_path: Path) -> None:
+        write(tmp_path, {".python-version": "3.8\n"})
+        planned, _ = project.plan(tmp_path, Mode.CPU, self.DEFAULT, CODE)
+        assert (planned.base_image, planned.python) == (self.DEFAULT, "3.8")
+
+    def test_a_request_that_says_nothing_is_warned_of(self, tmp_path: Path) -> None:
+        write(tmp_path, {".python-version": "my-environment\n"})
+        planned, said = plan(tmp_path)
+        assert planned.python == ""
+        assert said.warnings == [
+            ".python-version is ignored: 'my-environment' is not a version like 3.12"
+        ]
+
+    def test_what_decides_is_said(self, tmp_path: Path) -> None:
+        write(tmp_path, {".python-version": "3.11\n"})
+        assert plan(tmp_path)[1].notes == ["Python: 3.11, as .python-version says"]
+        _, said = project.plan(tmp_path, Mode.CPU, self.DEFAULT, CODE)
+        assert said.notes == ["Python: 3.11, as .python-version says, on python:3.11-slim-bookworm"]
+
+    @pytest.mark.parametrize(
+        ("named", "required", "problem"),
+        [
+            (
+                "3.9",
+                ">=3.10",
+                "asks for Python 3.9, and requires-python of pyproject.toml for >=3.10",
+            ),
+            ("", ">=4", "no version of Python satisfies requires-python of pyproject.toml, >=4"),
+            ("", "newest", "'newest' does not say which versions of Python are wanted"),
+        ],
+    )
+    def test_contradictions_are_refused(
+        self, tmp_path: Path, named: str, required: str, problem: str
+    ) -> None:
+        write(tmp_path, {"pyproject.toml": f"[project]\nrequires-python = '{required}'\n"})
+        if named:
+            write(tmp_path, {".python-version": named})
+        with pytest.raises(UsageError) as error:
+            plan(tmp_path)
+        assert problem in error.value.message
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_nobody_else_can_read_the_files_of_a_history(tmp_path: Path, lax_umask: 
         record(store, 1)
         assert mode(directory) == 0o700
         names = sorted(path.name for path in directory.iterdir())
-        assert names == ["caliban.db", "caliban.db-shm", "caliban.db-wal"]
+        assert names == [f"caliban.db{end}" for end in ("", "-reserve", "-shm", "-wal")]
         assert {mode(path) for path in directory.iterdir()} == {0o600}
 
 
@@ -255,13 +255,17 @@ def test_a_home_directory_that_does_not_exist_is_named() -> None:
     assert "~nobody-of-that-name" in failure("sqlite:///~nobody-of-that-name/caliban.db").message
 
 
-def test_a_missing_driver_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_can_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     error = failure("postgresql://u:s3cret@h/d")
     assert (
         error.message == "the driver for postgresql+psycopg://u:***@h/d is not installed: psycopg"
     )
-    assert error.hint == 'Install it with: pip install "caliban[postgresql]"'
+    assert error.hint == "Install it with: pip install 'psycopg[binary]'"
+    (tmp_path / "pipx_metadata.json").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    error = failure("postgresql://u:s3cret@h/d")
+    assert error.hint == "Install it with: pipx inject caliban 'psycopg[binary]'"
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password() -> None:

@@ -73,7 +73,7 @@ def test_a_lease_says_where_its_job_runs_and_whether_it_has_ended(
     leases.take(DEVICES, 1, "u1", "me")
     leases.take(DEVICES, 1, "unknown", "me")
     first, second = leases.held()
-    assert first == Lease(first.id, "GPU-a", "u1", "me", handle.target, has_ended=False)
+    assert first == Lease(first.id, "GPU-a", "u1", "me", handle.target, False, 1)
     assert (second.target, second.has_ended) == ("", False)
     now = datetime.datetime.now(datetime.UTC)
     store.settle({"u1": Outcome(Status.SUCCEEDED, 0, finished=now)})

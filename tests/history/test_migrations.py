@@ -140,8 +140,9 @@ def tables(file: Path) -> list[tuple[Any, ...]]:
 
 
 def backups(file: Path) -> list[str]:
-    """Names of what lies beside a database."""
-    return sorted({path.name for path in file.parent.iterdir()} - {file.name})
+    """Names of what lies beside a database, but for its reserve."""
+    found = {path.name for path in file.parent.iterdir()}
+    return sorted(found - {file.name, f"{file.name}-reserve"})
 
 
 def planned(_number: int, _request: JobRequest) -> tuple[Submission, None]:
@@ -184,6 +185,17 @@ def test_a_database_of_form_2_is_migrated_in_place(tmp_path: Path) -> None:
     assert backups(file) == []
     HistoryStore.open(f"sqlite:///{tmp_path}/new.db").close()
     assert tables(file) == tables(tmp_path / "new.db")
+
+
+def test_a_database_of_form_3_gets_a_table_for_locks(url: str) -> None:
+    with HistoryStore.open(url) as store, store._database.writing() as connection:
+        connection.execute(text("DROP TABLE locks"))
+        connection.execute(schema.schema_version.update().values(version=3))
+    with HistoryStore.open(url) as store:
+        assert store.locks.keep("project", "declaration", "lock") == "lock"
+        with store._database.reading() as connection:
+            version = connection.execute(text("SELECT version FROM caliban_schema")).scalar()
+    assert version == len(migrations.MIGRATIONS)
 
 
 def test_a_migration_keeps_every_row_as_it_was(old: Path) -> None:

@@ -19,6 +19,7 @@ from caliban.history import schema
 from caliban.history.store import HistoryStore
 from caliban.model.experiment import Experiment, Value
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.model.report import Report
 
 NOW = datetime.datetime(2026, 3, 1, 12, 30, 15, 250_000, tzinfo=datetime.UTC)
 PLAN = {"mode": "cpu", "directory": "/home/totoro/sweep", "requirements": ["requirements.txt"]}
@@ -213,6 +214,17 @@ def test_an_outcome_and_a_handle_are_found_again(store: HistoryStore) -> None:
     assert settled.outcome == Outcome(Status.FAILED, 3, "exit code 3", NOW, NOW)
     assert settled.handle == handle
     assert other.outcome == Outcome(Status.SUBMITTED)
+
+
+def test_whatever_a_job_has_printed_can_be_recorded(store: HistoryStore) -> None:
+    entries = sweep(1)
+    record(store, *entries)
+    (uid,) = uids(entries)
+    said = Report({"metric\0": "\ud800"}, "the cause\0 \udcff")
+    store.settle({uid: Outcome(Status.FAILED, 1, "reason\0\ud800")}, reports={uid: said})
+    (job,) = store.jobs([uid])
+    assert job.outcome.reason == "reason\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+    assert job.report.cause == "the cause\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"
 
 
 def test_the_jobs_of_a_user_that_have_not_ended_are_open(store: HistoryStore) -> None:

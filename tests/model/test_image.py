@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caliban.model.image import DEFAULT_BASE_IMAGES, ImagePlan, Mode
+from caliban.model.image import DEFAULT_BASE_IMAGES, ImagePlan, Mode, ProjectDockerfile
 from caliban.model.module import Kind, Module
 
 TEXTS = st.text(max_size=12)
@@ -65,7 +65,23 @@ def test_this_is_how_a_plan_is_recorded() -> None:
 
 
 def test_everything_about_a_plan_is_recorded() -> None:
-    plan = dataclasses.replace(PLAN, live=True, shell="zsh", jupyter="notebook")
+    rare: dict[str, Any] = {
+        "live": True,
+        "shell": "zsh",
+        "jupyter": "notebook",
+        "groups": ("dev",),
+        "lock_file": "uv.lock",
+        "pip": ("six",),
+        "conda": ("--channel", "conda-forge", "python=3.12"),
+        "python": "3.12",
+        "packages": ("-e .",),
+        "lock": "six==1.17.0\n",
+        "julia": "1.11",
+        "dockerfile": ProjectDockerfile("Dockerfile", "base", (("A", "b"),)),
+        "secrets": ("token",),
+    }
+    plan = dataclasses.replace(PLAN, **rare)
+    assert ImagePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert set(plan.to_json()) == {field.name for field in dataclasses.fields(ImagePlan)}
     assert {key: plan.to_json()[key] for key in PLAN.to_json()} == PLAN.to_json()
 

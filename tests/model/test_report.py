@@ -54,6 +54,18 @@ def test_a_metric_is_seen_when_its_line_ends() -> None:
     assert not metrics.feed(b"more\n")
 
 
+def test_what_no_database_or_terminal_takes_is_replaced() -> None:
+    line = b'caliban: {"a\\u0000": "x\\ud800y\\u0000", "smile": "\\ud83d\\ude00"}\n'
+    assert values(line) == {
+        "a\N{REPLACEMENT CHARACTER}": "x\N{REPLACEMENT CHARACTER}y\N{REPLACEMENT CHARACTER}",
+        "smile": "\N{GRINNING FACE}",
+    }
+    assert (
+        cause(["Error: \0 and \udcff"])
+        == "Error: \N{REPLACEMENT CHARACTER} and \N{REPLACEMENT CHARACTER}"
+    )
+
+
 def test_json_has_no_numbers_for_these() -> None:
     assert values(b'caliban: {"a": NaN, "b": -Infinity}\n') == {"a": "nan", "b": "-inf"}
 

@@ -1,0 +1,73 @@
+"""What is asked of an engine, and what an unchanged project does without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caliban.docker.engine import Engine
+from tests.conftest import Caliban
+from tests.docker.conftest import write
+from tests.workshop import Workshop, docker
+
+
+def test_an_image_is_the_same_with_and_without_the_docker_package(
+    engine: Engine, workshop: Workshop
+) -> None:
+    base = workshop.base("plain")
+    found = engine.image(base)
+    assert found is not None
+    assert found == engine.client.inspect_image(base)  # type: ignore[no-untyped-call]
+    assert engine.image_id(base) == docker("inspect", "--format", "{{.Id}}", base).strip()
+    assert engine.image(found["Id"]) == found
+    assert engine.image("nobody/has-it:1") is None
+    assert engine.image("What is this?") is None
+
+
+def test_containers_are_found_by_a_label(engine: Engine, workshop: Workshop) -> None:
+    label = f"caliban.test.of={os.getpid()}"
+    made = docker("create", "--label", label, workshop.base("plain"), "true").strip()
+    try:
+        assert [each["Id"] for each in engine.containers(label)] == [made]
+    finally:
+        docker("rm", made)
+    assert engine.containers(label) == []
+
+
+def test_an_engine_elsewhere_is_asked_by_the_docker_package(
+    engine: Engine, workshop: Workshop
+) -> None:
+    elsewhere = Engine()
+    elsewhere.host = "tcp://nobody:2375"
+    elsewhere.__dict__["client"] = engine.client
+    base = workshop.base("plain")
+    assert elsewhere.image(base) == engine.image(base)
+    assert elsewhere.image("nobody/has-it:1") is None
+
+
+def test_before_an_unchanged_project_runs_the_docker_package_is_not_loaded(
+    workshop: Workshop, folder: Path, caliban: Caliban, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, {"go.sh": "echo done\n"})
+    assert caliban("build", "--nogpu", "go.sh").returncode == 0
+    order = folder.parent / "order"
+    script = f"#!/bin/sh\necho \"docker $1\" >> '{order}'\nexec '{shutil.which('docker')}' \"$@\"\n"
+    write(folder.parent, {"bin/docker": script})
+    (folder.parent / "bin/docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder.parent / 'bin'}:{os.environ['PATH']}")
+    with order.open("ab") as stderr:
+        command = [sys.executable, "-X", "importtime", "-m", "caliban", "run", "--nogpu", "go.sh"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, check=False)
+    assert (done.returncode, done.stdout) == (0, b"done\n"), order.read_text()
+    lines = [line.rpartition("|")[2].strip() for line in order.read_text().splitlines()]
+    before, after = lines[: lines.index("docker run")], lines[lines.index("docker run") :]
+    assert "sqlalchemy" in before
+    assert "docker.errors" in after
+    assert [line for line in before if line.split(".")[0] in ("docker", "requests")] == []
+    # And no other program was called than the one that runs the job.
+    assert [line for line in lines if line.startswith("docker ") and line != "docker run"] == []

@@ -1,0 +1,4 @@
+import heavy
+import six
+
+print(heavy.VERSION, six.__version__)

@@ -1,0 +1,4 @@
+import huge
+import six
+
+print(huge.VERSION, six.__version__)

@@ -1,0 +1,4 @@
+import os
+
+assert not os.path.exists("data")
+print("without the data")

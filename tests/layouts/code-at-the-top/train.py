@@ -1,0 +1,5 @@
+import six
+
+import helper
+
+print(six.__version__, helper.RATE)

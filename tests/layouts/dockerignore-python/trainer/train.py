@@ -1,0 +1,5 @@
+import six
+
+import trainer.tools.useful
+
+print(six.__version__)

@@ -1,0 +1,4 @@
+import deep_net
+import shared
+
+print(shared.NAME, deep_net.LAYERS)

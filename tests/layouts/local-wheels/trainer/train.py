@@ -1,0 +1,4 @@
+import secretdata
+import secretnet
+
+print(secretnet.NAME, secretdata.NAME)

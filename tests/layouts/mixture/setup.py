@@ -1,0 +1,1 @@
+raise SystemExit("pyproject.toml says it all: this file is there for old tools")

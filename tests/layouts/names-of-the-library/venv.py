@@ -1,0 +1,1 @@
+raise ImportError("somebody found the file of the project")

@@ -1,0 +1,3 @@
+from lab.vision.models.small import SIZE
+
+print(SIZE, __package__)

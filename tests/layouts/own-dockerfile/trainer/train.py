@@ -1,0 +1,5 @@
+import os
+
+import six
+
+print(open(os.environ["MOTTO"]).read().strip(), open("/etc/made").read().strip(), six.__version__)

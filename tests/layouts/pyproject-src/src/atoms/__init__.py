@@ -1,0 +1,1 @@
+from atoms.sizes import LARGEST

@@ -1,0 +1,5 @@
+import six
+
+import atoms
+
+print(six.__version__, atoms.LARGEST)

@@ -1,0 +1,1 @@
+raise ImportError("the tests of a project are not part of what runs")

@@ -1,0 +1,2 @@
+class Linear:
+    slope = 2

@@ -1,0 +1,4 @@
+import idna
+import six
+
+print(six.__version__, idna.__version__)

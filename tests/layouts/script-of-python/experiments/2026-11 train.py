@@ -1,0 +1,5 @@
+import sys
+
+from neighbour import NAME
+
+print(NAME, sys.argv[1:])

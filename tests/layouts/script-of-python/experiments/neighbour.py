@@ -1,0 +1,1 @@
+from lib.model import NAME

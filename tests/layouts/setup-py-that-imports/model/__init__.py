@@ -1,0 +1,2 @@
+VERSION = "0.9"
+NEEDS = ["six==1.16.0"]

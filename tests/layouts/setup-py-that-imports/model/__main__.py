@@ -1,0 +1,5 @@
+import six
+
+from model import VERSION
+
+print(VERSION, six.__version__)

@@ -1,0 +1,4 @@
+import losses
+import six
+
+print(six.__version__, *losses.KINDS)
