@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import terminal
-from caliban.docker import base, build, context, dockerfile, keys, lock, own_dockerfile
-from caliban.docker import builder as builders
-from caliban.docker.build_secrets import NONE, BuildSecrets
-from caliban.docker.declared import resolution
 from caliban.docker.engine import Engine
+from caliban.docker.image import base, build, context, dockerfile, keys, lock, own_dockerfile
+from caliban.docker.image import builder as builders
+from caliban.docker.image.build_secrets import NONE, BuildSecrets
+from caliban.docker.image.declared import resolution
 from caliban.errors import BuildError
 from caliban.model.image import ImagePlan
 from caliban.model.lock import Lock, changes

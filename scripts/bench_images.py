@@ -26,7 +26,7 @@ ROUNDS = 3
 # caliban as it is, but for the name of the folder that uv is lent: each round begins with none.
 CALIBAN = """
 import sys
-from caliban.docker import uv
+from caliban.docker.image import uv
 from caliban.main import main
 uv.MOUNT = uv.MOUNT.replace(uv.CACHE, sys.argv[1])
 sys.exit(main(sys.argv[2:]))
@@ -113,8 +113,8 @@ def first_line(command: Sequence[str], folder: Path) -> float:
 
 def builders(folder: Path) -> Iterator[Builder]:
     """The builders that the programs on PATH can use: that which caliban uses by itself first."""
-    from caliban.docker import builder
     from caliban.docker.engine import Engine
+    from caliban.docker.image import builder
 
     engine = Engine()
     if builder.detect(engine) is builder.Builder.BUILDKIT:

@@ -61,7 +61,7 @@ HELP = {
 
 
 def unit(module: str) -> str:
-    """The part of the package that a module belongs to: "docker" for caliban.docker.build."""
+    """The part of the package that a module belongs to: "docker" for caliban.docker.image.build."""
     return module.split(".")[1]
 
 

@@ -211,13 +211,15 @@ def test_the_page_on_exit_codes_has_those_of_the_program() -> None:
 
 
 def test_the_layout_names_every_file_of_the_package() -> None:
-    folder, named = "", set()
+    folders: list[str] = []  # those that a line lies in, each two spaces deeper
+    named = set()
     for line in blocks(DOCS / "structure.md", "text")[0].splitlines():
-        depth, name = len(line) - len(line.lstrip()), line.split()[0]
-        if depth <= 2:
-            folder = name if depth == 2 and name.endswith("/") else ""
-        if depth and name.endswith(".py"):
-            named.add(folder + name)
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name.endswith(".py") and folders[:1] == ["caliban/"]:
+            named.add("".join([*folders[1:], name]))
     package = ROOT / "caliban"
     there = {file.relative_to(package).as_posix() for file in package.rglob("*.py")}
     assert named == {name for name in there if not name.endswith("/__init__.py")}

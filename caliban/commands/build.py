@@ -31,7 +31,7 @@ from caliban.errors import EngineError, Problems, UsageError
 if TYPE_CHECKING:
     from caliban.commands.image_choice import ImageChoice
     from caliban.docker.engine import Engine
-    from caliban.docker.explain import Explanation
+    from caliban.docker.image.explain import Explanation
     from caliban.images import Images
     from caliban.model.image import ImagePlan
 
@@ -105,15 +105,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_dockerfile(plan: ImagePlan) -> None:
     """Prints the Dockerfile of a plan, as BuildKit takes it."""
-    from caliban.docker import dockerfile
+    from caliban.docker.image import dockerfile
 
     terminal.result(dockerfile.annotated(plan, buildkit=True).rstrip())
 
 
 def _explain(plan: ImagePlan, images: Images, as_json: bool) -> None:
     """Says what has changed since the last image, and what that rebuilds."""
-    from caliban.docker import explain, inputs
-    from caliban.docker.declared import resolution
+    from caliban.docker.image import explain, inputs
+    from caliban.docker.image.declared import resolution
 
     known = images.known(plan)
     if images.upgrade:

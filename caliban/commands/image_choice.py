@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import config, home, terminal
-from caliban.docker import identity, own_dockerfile, project
-from caliban.docker.build_secrets import NONE, BuildSecrets
-from caliban.docker.build_secrets import parse as parse_secrets
-from caliban.docker.dockerfile import has_dependencies
+from caliban.docker import identity
 from caliban.docker.identity import Credentials
+from caliban.docker.image import own_dockerfile, project
+from caliban.docker.image.build_secrets import NONE, BuildSecrets
+from caliban.docker.image.build_secrets import parse as parse_secrets
+from caliban.docker.image.dockerfile import has_dependencies
 from caliban.errors import Problems, UsageError
 from caliban.model import module
 from caliban.model.image import ImagePlan, Mode

@@ -189,7 +189,8 @@ def _images(
 
     What open jobs of another history need, nobody can know: unless `of_all`, its images stay.
     """
-    from caliban.docker import builder, debris, inputs
+    from caliban.docker import debris
+    from caliban.docker.image import builder, inputs
 
     uses: dict[str, list[tuple[str, str]]] = {}
     last: dict[str, datetime.datetime] = {}

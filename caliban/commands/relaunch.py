@@ -15,8 +15,8 @@ from caliban.model.image import WORKING_DIRECTORY, ImagePlan
 from caliban.model.job import Job
 
 if TYPE_CHECKING:
-    from caliban.docker.build_secrets import BuildSecrets
     from caliban.docker.engine import Engine
+    from caliban.docker.image.build_secrets import BuildSecrets
     from caliban.platform.local import Mount, Options
 
 
@@ -204,7 +204,7 @@ class Again:
         Raises:
           CalibanError: it cannot be read, or would show what the jobs must not see.
         """
-        from caliban.docker import context
+        from caliban.docker.image import context
 
         plan = ImagePlan.from_json(container_spec)
         # A mount over a file that has gone would make it anew, as root's.

@@ -28,7 +28,7 @@ from caliban.model.selection import Selection, causes
 if TYPE_CHECKING:
     from caliban.commands.relaunch import Again
     from caliban.docker.engine import Engine
-    from caliban.docker.provenance import Parts
+    from caliban.docker.image.provenance import Parts
     from caliban.history.store import HistoryStore
 
 # How many jobs are listed before the question.
@@ -249,7 +249,7 @@ def _comparisons(
 
 def _parts_now(engine: Engine, plan: ImagePlan, again: Again) -> Parts | str:
     """What an image would be made of now, or why that can't be told."""
-    from caliban.docker import context, own_dockerfile, provenance
+    from caliban.docker.image import context, own_dockerfile, provenance
 
     plan = own_dockerfile.current(plan, again.secrets(plan))
     base_id = engine.image_id(plan.base_image)
@@ -264,7 +264,7 @@ def _changes(
     engine: Engine, plan: ImagePlan, image: str, code: str, now: Parts | str, again: Again
 ) -> str:
     """What has changed since an image was built, in a line."""
-    from caliban.docker import context, project, provenance
+    from caliban.docker.image import context, project, provenance
 
     if isinstance(now, str):
         return now

@@ -245,7 +245,7 @@ def _code(wanted: _Wanted) -> Callable[[], str]:
       UsageError: it cannot be named now.
     """
     from caliban.commands import container_choice
-    from caliban.docker import context
+    from caliban.docker.image import context
 
     plan, secrets = wanted.plan, wanted.choice.secrets
 

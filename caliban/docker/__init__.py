@@ -1,1 +1,1 @@
-"""Images and containers: Dockerfiles, build contexts, builds, the engine."""
+"""The engine, its containers, and its images."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from caliban import process
-from caliban.docker import builder
 from caliban.docker.containers import OWNER, UID
-from caliban.docker.dockerfile import LABEL
 from caliban.docker.engine import Engine
-from caliban.docker.own_dockerfile import BASE_LABEL, UNNAMED
+from caliban.docker.image import builder
+from caliban.docker.image.dockerfile import LABEL
+from caliban.docker.image.own_dockerfile import BASE_LABEL, UNNAMED
 from caliban.errors import EngineError
 
 _FINGERPRINT = f"{LABEL}.fingerprint"

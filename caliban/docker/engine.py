@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caliban import home, process
-from caliban.docker.dockerfile import LABEL
+from caliban.docker.image.dockerfile import LABEL
 from caliban.errors import EngineAwayError, EngineError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 
-from caliban.docker.dockerfile import JUPYTER_FOLDER, VENV
+from caliban.docker.image.dockerfile import JUPYTER_FOLDER, VENV
 from caliban.errors import UsageError
 from caliban.model.image import WORKING_DIRECTORY
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from caliban import home
-from caliban.docker.context import RESOURCES
+from caliban.docker.image.context import RESOURCES
 
 SHELLS = ("bash", "zsh")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from caliban.commands import prune
-from caliban.docker import builder
+from caliban.docker.image import builder
 from tests.commands.conftest import Start, wait_for
 from tests.conftest import Caliban, Inline
 from tests.dockerd import Dockerd

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from caliban.docker import context, provenance
-from caliban.docker.provenance import Parts, changes, of_labels
+from caliban.docker.image import context, provenance
+from caliban.docker.image.provenance import Parts, changes, of_labels
 from caliban.history.store import DEFAULT_URL, HistoryStore
 from caliban.model.experiment import Experiment
 from caliban.model.image import ImagePlan, Mode

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from caliban.docker.builder import Builder, detect
 from caliban.docker.engine import Engine
+from caliban.docker.image.builder import Builder, detect
 from tests.conftest import Caliban
 from tests.workshop import Workshop, docker
 

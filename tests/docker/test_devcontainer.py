@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from caliban.docker import devcontainer, dockerfile, identity
+from caliban.docker import devcontainer, identity
+from caliban.docker.image import dockerfile
 from caliban.errors import CalibanError, UsageError
 from caliban.model.image import WORKING_DIRECTORY, ImagePlan, Mode
 from tests.conftest import Unprivileged

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from caliban.docker import jupyter
-from caliban.docker.context import RESOURCES
+from caliban.docker.image.context import RESOURCES
 from caliban.errors import UsageError
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from caliban import launch
 from caliban.config import Config
-from caliban.docker import jupyter, project
+from caliban.docker import jupyter
 from caliban.docker.engine import Engine
+from caliban.docker.image import project
 from caliban.images import Images
 from caliban.model.image import ImagePlan, Mode
 from tests.browser import Browser

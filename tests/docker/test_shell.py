@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from caliban.docker import shell
-from caliban.docker.context import RESOURCES
+from caliban.docker.image.context import RESOURCES
 
 FILES = RESOURCES / "shell"
 

@@ -1,0 +1,1 @@
+"""From a project's files to an image in the engine."""

@@ -1,0 +1,118 @@
+"""From an ImagePlan to an image in the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from caliban import __version__, home, terminal
+from caliban.docker.engine import Engine
+from caliban.docker.image import (
+    archive,
+    base,
+    context,
+    dockerfile,
+    explain,
+    inputs,
+    keys,
+    legacy,
+    own_dockerfile,
+    progress,
+    provenance,
+)
+from caliban.docker.image import builder as builders
+from caliban.docker.image.build_secrets import NONE, BuildSecrets, Opened
+from caliban.docker.image.builder import Builder
+from caliban.errors import BuildError
+from caliban.model.image import ImagePlan
+
+
+def ensure(
+    plan: ImagePlan,
+    engine: Engine,
+    excluded: Sequence[Path] = (),
+    no_cache: bool = False,
+    secrets: BuildSecrets = NONE,
+    allowed_keys: Sequence[str] = (),
+) -> str:
+    """Builds the image of a plan, unless the engine already has just that one.
+
+    Args:
+      plan: what the image holds, with its lock if there is anything to lock; see caliban.images.
+      engine: where it is built.
+      excluded: files that must not be copied, see context.files; the key that
+        $GOOGLE_APPLICATION_CREDENTIALS names never is, whether it is used or not.
+      no_cache: whether to build it anew, from the first step on.
+      secrets: those that the build gets.
+      allowed_keys: files that may be in the image although they look like keys, see keys.check.
+
+    Returns:
+      The image's id, "sha256:...".
+
+    Raises:
+      BuildError: a step failed; its output has been shown.
+      UsageError: the base image cannot be had, a file of the project cannot be read or looks like
+        a key, or the builder cannot lend the secrets to its steps.
+      EngineError: the engine does not answer.
+    """
+    key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    hidden = [*excluded, *([Path(key)] if key else [])]
+    plan = own_dockerfile.current(plan, hidden)
+    files = context.files(plan, hidden)
+    base_id = base.ensure(plan, engine, hidden, secrets=secrets, allowed_keys=allowed_keys)
+    parts = provenance.of_files(plan, base_id, files)
+    name = inputs.image_name(plan, parts)
+    with builders.one_at_a_time(name):
+        found = None if no_cache else engine.image_id(name)
+        if found is not None:
+            if not inputs.is_kept(plan, name):
+                inputs.keep(plan, inputs.of(plan, parts, files, hidden))
+            return found
+        keys.check([*context.declared(plan), *files], allowed_keys)
+        builder = builders.detect(engine)
+        builders.check_secrets(builder, engine, plan.secrets)
+        opened = secrets.open(plan.secrets, [file.path for file in context.declared(plan)])
+        made_of = inputs.of(plan, parts, files, hidden)
+        terminal.note(f"Building the image {name}{explain.why(plan, made_of)}")
+        marks = {"": __version__, ".base": plan.base_image, **parts.labels()}
+        labels = {f"{dockerfile.LABEL}{key}": value for key, value in marks.items()}
+        labels[builders.HISTORY] = home.history_mark()
+        if builder is Builder.BUILDKIT:
+            _build(plan, files, name, labels, no_cache, opened)
+        else:
+            sections = dockerfile.sections(plan, buildkit=True)
+            legacy.build(engine, sections, files, name, labels, no_cache)
+        inputs.keep(plan, made_of)
+    built = engine.image_id(name)
+    if built is None:
+        raise BuildError(f"the image {name} was built, but the engine at {engine.host} lacks it")
+    return built
+
+
+def _build(
+    plan: ImagePlan,
+    files: Sequence[context.File],
+    name: str,
+    labels: Mapping[str, str],
+    no_cache: bool,
+    secrets: Opened,
+) -> None:
+    """Has BuildKit build an image."""
+    arguments = ["--tag", name]
+    for key, value in labels.items():
+        arguments += ["--label", f"{key}={value}"]
+    text = dockerfile.render(plan, buildkit=True)
+    with builders.running(
+        Builder.BUILDKIT,
+        [*arguments, *secrets.arguments(), *(["--no-cache"] if no_cache else [])],
+        lambda stream: archive.write(text, files, stream),
+        secrets.environment(),
+    ) as child:
+        sections = dockerfile.sections(plan, buildkit=True)
+        code, output = progress.show(child, sections=sections, mask=secrets.mask)
+    if code:
+        raise BuildError(
+            f"the image could not be built: {progress.reason(output)}",
+            "The output of the step that failed stands above.",
+        )
