@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 import threading
@@ -233,10 +234,9 @@ class _Connection(BaseHTTPRequestHandler):
         owner = self.server.owner
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path == "/token" and self.command == "POST":
-            status, answer = owner.tokens.issue(data.decode())
-            self._send(status, answer)
+            self._send(*owner.tokens.issue(data.decode()))
             return
-        name, body, status = "", {}, 0
+        name, body = "", {}
         try:
             split = urllib.parse.urlsplit(self.path)
             api, method, path = owner.find(self.command, split.path)
@@ -244,18 +244,25 @@ class _Connection(BaseHTTPRequestHandler):
             body = json.loads(data or b"{}")
             query = dict(urllib.parse.parse_qsl(split.query, keep_blank_values=True))
             call = Call(method, path, query, body)
-            status = self._carry_out(call, api, owner.faults.next(name, self.path))
+            status, answer = self._carry_out(call, api, owner.faults.next(name, self.path))
+            retry_after = 0.0
         except ApiError as error:
-            status = self._refuse(error)
+            status, answer, retry_after = error.code, error.body, error.retry_after
         except json.JSONDecodeError:
-            status = self._refuse(ApiError("INVALID_ARGUMENT", "Invalid JSON payload received."))
+            wrong = ApiError("INVALID_ARGUMENT", "Invalid JSON payload received.")
+            status, answer, retry_after = wrong.code, wrong.body, 0
         except Exception as error:  # noqa: BLE001 - a bug of this server, which fails the test
             owner.bugs.append(error)
-            status = self._refuse(ApiError("INTERNAL", repr(error)))
-        finally:
-            owner.records.append(Record(name, self.path, body, status))
+            status, answer, retry_after = 500, ApiError("INTERNAL", repr(error)).body, 0
+        # First, so that whoever has the answer finds the record.
+        owner.records.append(Record(name, self.path, body, status))
+        if status:
+            self._send(status, answer, retry_after)
+        else:
+            self._hang_up()
 
-    def _carry_out(self, call: Call, api: str, fault: Fault | None) -> int:
+    def _carry_out(self, call: Call, api: str, fault: Fault | None) -> tuple[int, dict[str, Any]]:
+        """Returns what is answered: a status of HTTP, 0 for none, and a body."""
         owner = self.server.owner
         fault = fault or Fault(accepted=True)
         time.sleep(fault.delay)
@@ -268,31 +275,22 @@ class _Connection(BaseHTTPRequestHandler):
             )
         answer = owner.handle(call, api) if fault.accepted else {}
         if fault.lost:
-            self._hang_up()
-            return 0
+            return 0, {}
         if fault.status:
             reason = _REASONS[fault.status]
             raise ApiError(reason, "that is what the test wants", retry_after=fault.retry_after)
-        self._send(200, answer)
-        return 200
+        return 200, answer
 
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
-    def _refuse(self, error: ApiError) -> int:
-        headers = {"Retry-After": str(int(-(-error.retry_after // 1)))} if error.retry_after else {}
-        self._send(error.code, error.body, headers)
-        return error.code
-
-    def _send(
-        self, status: int, answer: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> None:
+    def _send(self, status: int, answer: Mapping[str, Any], retry_after: float = 0) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=UTF-8")
         self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
+        if retry_after:
+            self.send_header("Retry-After", str(math.ceil(retry_after)))
         self.end_headers()
         self.wfile.write(data)
 
