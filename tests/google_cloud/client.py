@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban.platform.quota import Clock
@@ -50,3 +52,30 @@ def credentials(cloud: GoogleCloud) -> Credentials:
         return cloud.tokens.new(), now + datetime.timedelta(hours=1)
 
     return Credentials(None, refresh_handler=refresh)  # type: ignore[no-untyped-call]
+
+
+def private_key() -> str:
+    """A service account's private key, as its file has it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+def write_key(cloud: GoogleCloud, file: Path, account: str, key: str) -> str:
+    """Writes the key of a service account that the cloud gives tokens to; returns its path."""
+    content = {
+        "type": "service_account",
+        "project_id": "p1",
+        "private_key_id": "k",
+        "private_key": key,
+        "client_email": account,
+        "token_uri": cloud.server.url() + "token",
+    }
+    file.write_text(json.dumps(content))
+    return str(file)

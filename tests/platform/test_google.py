@@ -18,6 +18,7 @@ from caliban.platform import google as platform
 from caliban.platform.gcloud import Settings, Token, settings, token
 from caliban.platform.google import CredentialsError, access
 from caliban.platform.rest import Session
+from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 
 ROBOT = "robot@p1.iam.gserviceaccount.com"
@@ -26,36 +27,15 @@ ADC = {"type": "authorized_user", "client_id": "c", "client_secret": "s"}
 
 @pytest.fixture(scope="session")
 def private_key() -> str:
-    """A service account's private key."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()
+    return client.private_key()
 
 
 @pytest.fixture
 def write_key(cloud: GoogleCloud, tmp_path: Path, private_key: str) -> Callable[[str], str]:
     """Writes the key of an account that the cloud knows; returns its path."""
-
-    def write(account: str) -> str:
-        file = tmp_path / f"{account}.json"
-        content = {
-            "type": "service_account",
-            "project_id": "p1",
-            "private_key_id": "k",
-            "private_key": private_key,
-            "client_email": account,
-            "token_uri": cloud.server.url() + "token",
-        }
-        file.write_text(json.dumps(content))
-        return str(file)
-
-    return write
+    return lambda account: client.write_key(
+        cloud, tmp_path / f"{account}.json", account, private_key
+    )
 
 
 @pytest.fixture
