@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# Seconds of the shortest wait: less, and a clock may not notice.
+_SHORTEST = 0.001
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -76,7 +79,7 @@ class TokenBucket:
             if self._tokens > 1 - 1e-6:
                 self._tokens -= 1
                 return 0.0
-            return (1 - self._tokens) * 60 / self.per_minute
+            return max((1 - self._tokens) * 60 / self.per_minute, _SHORTEST)
 
     def _fill(self) -> float:
         now = self._clock.now()

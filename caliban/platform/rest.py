@@ -189,6 +189,7 @@ class Session:
             wait = _retry_after(answer) or _backoff(attempt)
             attempt += 1
             if bucket:
+                bucket.give_back()  # it wasn't carried out, nor counted
                 bucket.pause(wait)
             else:
                 self.clock.sleep(wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import heapq
 import json
 import threading
 from pathlib import Path
@@ -41,6 +42,52 @@ class FakeTime:
     def clock(self) -> Clock:
         """As caliban takes it."""
         return Clock(self, self.sleep)
+
+
+class SharedTime:
+    """A clock for several threads: it goes on when all of them wait, to when the first wakes up.
+
+    Attributes:
+      now: seconds since the epoch.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.now = 1_800_000_000.0
+        self._working = threads
+        self._wake_ups: list[float] = []
+        self._changed = threading.Condition()
+
+    def __call__(self) -> float:
+        return self.now
+
+    @property
+    def clock(self) -> Clock:
+        """As caliban takes it."""
+        return Clock(self, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits, together with the others."""
+        with self._changed:
+            until = self.now + seconds
+            heapq.heappush(self._wake_ups, until)
+            self._working -= 1
+            self._go_on()
+            while self.now < until:
+                self._changed.wait()
+
+    def leave(self) -> None:
+        """A thread waits no more: it has ended."""
+        with self._changed:
+            self._working -= 1
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._working and self._wake_ups:
+            self.now = self._wake_ups[0]
+            while self._wake_ups and self._wake_ups[0] <= self.now:
+                heapq.heappop(self._wake_ups)
+                self._working += 1
+            self._changed.notify_all()
 
 
 def credentials(cloud: GoogleCloud) -> Credentials:

@@ -130,11 +130,15 @@ class Vertex:
             problems = "; ".join(f"{each.field}: {each.description}" for each in found)
             raise ApiError("INVALID_ARGUMENT", f"List of found errors: {problems}", found)
         self._count(parent)
+        return self.add(parent, call.body)
+
+    def add(self, parent: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a job, without anybody asking for it."""
         with self._lock:
             name = f"{parent}/customJobs/{next(self._ids)}"
             now = self._clock()
             resource = {
-                **call.body,
+                **body,
                 "name": name,
                 "state": "JOB_STATE_PENDING",
                 "createTime": _time(now),
