@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,7 +185,7 @@ class Session:
             if bucket:
                 bucket.take()
             answer = self._exchange(method, url, params, body)
-            if answer.status_code != 429 or self.clock.now() > gives_up:
+            if not _is_too_fast(answer) or self.clock.now() > gives_up:
                 return _read(answer, url)
             wait = _retry_after(answer) or _backoff(attempt)
             attempt += 1
@@ -311,6 +312,15 @@ def _hint(reason: str, details: Sequence[Any]) -> str:
     if reason == "UNAUTHENTICATED":
         return "Log in again: gcloud auth application-default login"
     return ""
+
+
+def _is_too_fast(answer: Response) -> bool:
+    """Whether Google asks to wait: not for a GPU, which takes as long as somebody's job."""
+    return answer.status_code == 429 and not _ALL_IN_USE.search(answer.text)
+
+
+# What Vertex AI says when the project's quota of CPUs or GPUs is used up, or is 0.
+_ALL_IN_USE = re.compile("quotas are exceeded|exceed quota limits")
 
 
 def _retry_after(answer: Response) -> float:

@@ -76,13 +76,22 @@ class VertexBackend(Backend):
         def find() -> Handle | None:
             return self._find(target, f'labels.{labels.UID}="{uid}"').get(uid)
 
+        sent = 0
+
         def send() -> Handle:
+            nonlocal sent
+            sent += 1
             return _handle(target, self._session.post(self._jobs(target), body, bucket))
 
         if not is_new and (found := find()):
             return found
         # What has not arrived has not been counted either.
-        return once(send, find, self._session.clock, absent=bucket.give_back)
+        handle = once(send, find, self._session.clock, absent=bucket.give_back)
+        if sent > 1 and (first := find()) and first != handle:
+            # The request that seemed lost was on its way for all that time.
+            self.stop(handle)
+            return first
+        return handle
 
     def find(self, target: str, group: str) -> dict[str, Handle]:
         """The jobs of a group that there are, by uid: to go on with one that was interrupted.
@@ -170,7 +179,7 @@ class VertexBackend(Backend):
         return f"{base}v1/projects/{project}/locations/{region}/customJobs"
 
     def _find(self, target: str, query: str) -> dict[str, Handle]:
-        """The jobs of a target that a filter lets through, by uid."""
+        """The jobs of a target that a filter lets through, by uid; the oldest of several."""
         params = {"filter": query, "pageSize": str(_PAGE), "readMask": "name,labels"}
         return {
             job["labels"][labels.UID]: _handle(target, job)

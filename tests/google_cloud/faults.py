@@ -17,6 +17,7 @@ class Fault:
       retry_after: seconds that the answer asks to wait for; 0 for none.
       lost: whether the connection is closed instead of an answer.
       delay: seconds before any of this.
+      message: of the error.
     """
 
     accepted: bool = False
@@ -24,10 +25,15 @@ class Fault:
     retry_after: int = 0
     lost: bool = False
     delay: float = 0.0
+    message: str = "that is what the test wants"
 
 
 TOO_MANY = Fault(status=429, retry_after=2)
 TOO_MANY_WITHOUT_ADVICE = Fault(status=429)
+ALL_IN_USE = Fault(
+    status=429,
+    message="The following quotas are exceeded: CustomModelTrainingT4GPUsPerProjectPerRegion",
+)
 UNAVAILABLE = Fault(status=503)
 ACCEPTED_BUT_UNAVAILABLE = Fault(accepted=True, status=503)
 ANSWER_LOST = Fault(accepted=True, lost=True)

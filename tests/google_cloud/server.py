@@ -284,7 +284,7 @@ class _Connection(BaseHTTPRequestHandler):
             return 0, {}
         if fault.status:
             reason = _REASONS[fault.status]
-            raise ApiError(reason, "that is what the test wants", retry_after=fault.retry_after)
+            raise ApiError(reason, fault.message, retry_after=fault.retry_after)
         return 200, answer
 
     def _token(self) -> str:

@@ -98,6 +98,15 @@ class TestPost:
         assert "iam-admin/quotas" in error.value.hint
         assert 900 < sum(time.slept) < 1100
 
+    def test_does_not_wait_for_gpus_that_are_all_in_use(
+        self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
+    ) -> None:
+        cloud.faults.add(CREATE, faults.ALL_IN_USE)
+        with pytest.raises(RefusedError, match="CustomModelTrainingT4GPUs") as error:
+            session.post(jobs, JOB)
+        assert "iam-admin/quotas" in error.value.hint
+        assert time.slept == []
+
     def test_gets_a_new_token_for_one_that_has_expired(
         self, cloud: GoogleCloud, session: Session, jobs: str
     ) -> None:
@@ -149,6 +158,13 @@ class TestGet:
         url = cloud.server.url("logging") + "v2/entries:list"
         body = {"resourceNames": ["projects/p1"], "pageSize": 2}
         assert [len(page["entries"]) for page in session.pages(url, {}, body)] == [2, 1]
+
+
+def test_deletes_what_it_is_told(cloud: GoogleCloud, session: Session, jobs: str) -> None:
+    name = session.post(jobs, JOB)["name"]
+    cloud.vertex.end(name, "SUCCEEDED")
+    assert session.delete(f"{jobs}/{name.rpartition('/')[2]}")["done"]
+    assert cloud.vertex.jobs == []
 
 
 def test_nobody_there_is_said_in_a_few_words(cloud: GoogleCloud, time: FakeTime) -> None:

@@ -94,6 +94,24 @@ class TestSubmit:
         handle = backend.submit(submission(7), is_new)
         assert [job["name"].rpartition("/")[2] for job in cloud.vertex.jobs] == [handle.id]
 
+    def test_stops_the_second_job_if_the_first_comes_after_all(
+        self, cloud: GoogleCloud, backend: VertexBackend
+    ) -> None:
+        planned = submission(7)
+
+        def late(count: int) -> Fault | None:
+            if count == 1:
+                return faults.REQUEST_LOST
+            cloud.vertex.add("projects/p1/locations/us-central1", planned.payload["body"])
+            return None
+
+        cloud.faults.add(CREATE, late)
+        handle = backend.submit(planned, is_new=True)
+        first, second = cloud.vertex.jobs
+        assert first["name"].endswith(handle.id)
+        assert first["state"] == "JOB_STATE_RUNNING"
+        assert second["state"] == "JOB_STATE_CANCELLED"
+
     def test_makes_no_second_job_of_one(self, cloud: GoogleCloud, backend: VertexBackend) -> None:
         handles = {backend.submit(submission(7)) for _ in range(3)}
         assert len(handles) == len(cloud.vertex.jobs) == 1
