@@ -139,7 +139,11 @@ class Session:
                 return
 
     def post(
-        self, url: str, body: Mapping[str, Any], bucket: TokenBucket | None = None
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        bucket: TokenBucket | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Makes something. It is sent again only after Google has said that it was too much.
 
@@ -147,12 +151,13 @@ class Session:
           url: where.
           body: what.
           bucket: which the request is counted in.
+          params: of the query.
 
         Raises:
           RefusedError: it was not made.
           UnknownOutcomeError: it may have been made, or may not.
         """
-        return self._send("POST", url, body=body, bucket=bucket)
+        return self._send("POST", url, params, body, bucket)
 
     def post_again(self, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A POST that may be carried out twice without harm: it reads, or ends something."""
@@ -304,7 +309,10 @@ def _hint(reason: str, details: Sequence[Any]) -> str:
             project = metadata.get("consumer", "").removeprefix("projects/")
             return f"Run: gcloud services enable {metadata.get('service')} --project {project}"
     if reason == "PERMISSION_DENIED":
-        return "Your account needs a role there: roles/aiplatform.user for jobs on Vertex AI."
+        return (
+            "Your account needs a role there: roles/aiplatform.user for jobs on Vertex AI, "
+            "roles/artifactregistry.admin to make a repository, roles/logging.viewer for logs."
+        )
     if reason == "RESOURCE_EXHAUSTED":
         return (
             "Quotas are shown, and asked for, at https://console.cloud.google.com/iam-admin/quotas."
