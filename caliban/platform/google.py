@@ -143,7 +143,7 @@ def _tried(found: Access, remedy: str) -> Access:
 
     try:
         found.credentials.refresh(_request())  # type: ignore[no-untyped-call]
-    except TransportError as error:
+    except (TransportError, OSError) as error:
         raise CredentialsError(
             f"Google can't be reached, to try {found.source}: {_reason(error)}",
             "Look after this machine's network, and its proxy if it has one.",

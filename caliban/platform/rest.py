@@ -207,7 +207,6 @@ class Session:
         params: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
     ) -> Response:
-        import requests
         from google.auth import exceptions
 
         host = urllib.parse.urlsplit(url).netloc
@@ -221,7 +220,7 @@ class Session:
                 allow_redirects=False,  # which would make a GET of a POST, elsewhere
             )
             return answer
-        except requests.RequestException as error:
+        except OSError as error:  # all of requests' own are, and that of a missing CA bundle is
             raise UnknownOutcomeError(
                 f"no answer from {host}: {_why(error)}",
                 "Look after this machine's network, and its proxy if it has one.",

@@ -184,6 +184,15 @@ class TestRefusals:
             access(str(key), os.environ)
         assert "network" in error.value.hint
 
+    def test_a_bundle_of_certificates_that_is_missing(
+        self, adc: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = "https://127.0.0.1:9/token"
+        monkeypatch.setattr(google.oauth2.credentials, "_GOOGLE_OAUTH2_TOKEN_ENDPOINT", url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent.pem")
+        with pytest.raises(CredentialsError, match=r"/nonexistent\.pem"):
+            access(None, os.environ)
+
 
 class TestTokens:
     def test_are_had_anew_when_they_expire(

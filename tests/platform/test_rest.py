@@ -176,6 +176,16 @@ def test_nobody_there_is_said_in_a_few_words(cloud: GoogleCloud, time: FakeTime)
     session.close()
 
 
+def test_a_missing_bundle_of_certificates_is_said_too(
+    cloud: GoogleCloud, time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent.pem")
+    session = Session(credentials(cloud), time.clock)
+    with pytest.raises(UnknownOutcomeError, match=r"/nonexistent\.pem"):
+        session.get("https://127.0.0.1:9/v1/x")
+    session.close()
+
+
 class TestOnce:
     """Nothing is made twice, and nothing is forgotten."""
 
