@@ -77,6 +77,23 @@ class TestThePlan:
         assert variables.pop() == {"name": "CALIBAN_OUTPUT", "value": "/gcs/b/out"}
         assert found == expected
 
+    def test_of_several_machines_is_what_gcloud_sends_too(self) -> None:
+        options = dataclasses.replace(
+            Options.on(choose("us-central1", GPUSpec(2, "T4")), "p1"),
+            name="n",
+            command=("python", "-m", "trainer.train"),
+            replicas=4,
+            service_account="sa@p1.iam.gserviceaccount.com",
+            network="projects/12345/global/networks/default",
+        )
+        image = "us-docker.pkg.dev/p1/r/i"
+        found = body(options, experiment=Experiment((), {"lr": 0.1}), image=image)
+        expected = capture("vertex-custom-job-t4-workers")
+        assert (found["displayName"], found["jobSpec"]) == (
+            expected["displayName"],
+            expected["jobSpec"],
+        )
+
     def test_of_a_plain_job_has_nothing_that_is_not_needed(self) -> None:
         assert body(PLAIN) == {
             "displayName": "caliban_1",
