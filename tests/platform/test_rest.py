@@ -167,6 +167,12 @@ def test_deletes_what_it_is_told(cloud: GoogleCloud, session: Session, jobs: str
     assert cloud.vertex.jobs == []
 
 
+def test_the_client_that_sends_a_post_again_is_not_used() -> None:
+    for file in Path(caliban.__file__).parent.rglob("*.py"):
+        assert "import googleapiclient" not in file.read_text(), file
+        assert "from googleapiclient" not in file.read_text(), file
+
+
 def test_nobody_there_is_said_in_a_few_words(cloud: GoogleCloud, time: FakeTime) -> None:
     session = Session(credentials(cloud), time.clock)
     with pytest.raises(UnknownOutcomeError) as error:
