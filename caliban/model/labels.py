@@ -1,0 +1,143 @@
+"""The labels of jobs in the cloud: what they are made of, and what Google accepts as one.
+
+Limits: https://cloud.google.com/resource-manager/docs/labels-overview#requirements
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from caliban.errors import UsageError
+from caliban.model.experiment import Experiment
+
+# What a job is found by; nobody else can set these.
+UID = "caliban_uid"
+GROUP = "caliban_group"
+
+MOST = 64
+LONGEST = 63
+
+_UNACCEPTABLE = re.compile("[^a-z0-9_-]")
+_NUMBER = re.compile(r"-\.?\d.*")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a job.
+
+    Attributes:
+      values: by key, as Google accepts them.
+      notes: what the user may not expect: labels that lost to others, flags that got none.
+    """
+
+    values: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def key(text: str) -> str:
+    """Makes a label's key of any text: "learning.rate" becomes "learning_rate".
+
+    Returns:
+      A key that begins with a letter; "" if nothing is left of the text.
+    """
+    cleaned = _clean(text).lstrip("-")
+    if cleaned and not cleaned[0].isalpha():
+        cleaned = f"k{cleaned}"
+    return cleaned[:LONGEST]
+
+
+def value(text: str) -> str:
+    """Makes a label's value of any text: "0.01" becomes "0_01"."""
+    return _clean(text)[:LONGEST]
+
+
+def _clean(text: str) -> str:
+    return _UNACCEPTABLE.sub("", text.replace(".", "_").lower())
+
+
+def parse(text: str) -> tuple[str, str]:
+    """Reads a label of the command line: "key=value", or "key:value".
+
+    Raises:
+      UsageError: it is neither, nothing of its key is acceptable, or the key is caliban's own.
+    """
+    match = re.fullmatch(r"([^=:]+)[=:](.*)", text, re.DOTALL)
+    if not match:
+        raise UsageError(f"the label '{text}' is not of the form key=value")
+    if not key(match[1]):
+        raise UsageError(
+            f"the key of the label '{text}' has no letter or digit that Google accepts",
+            "Keys are made of the letters a to z, digits, _ and -.",
+        )
+    if key(match[1]) in (UID, GROUP):
+        raise UsageError(f"the label '{key(match[1])}' is caliban's own", "Choose another key.")
+    return match[1], match[2]
+
+
+def of_job(
+    uid: str,
+    group: str,
+    standard: Mapping[str, str],
+    extra: Mapping[str, str],
+    experiment: Experiment,
+) -> Labels:
+    """Puts together the labels of a job.
+
+    A flag of the job wins over a label of the user with the same key, and that over a standard one.
+
+    Args:
+      uid: of the job.
+      group: its experiment group.
+      standard: what every job has: job_name, gpu_enabled, tpu_enabled.
+      extra: labels of the user.
+      experiment: whose flags become labels.
+    """
+    reserved = {UID: uid, GROUP: value(group)}
+    found = {key(name): value(text) for name, text in standard.items()}
+    setters: dict[str, str] = {}
+    notes: list[str] = []
+    left_out = 0
+    by_user = [(f"--label {name}", name, text) for name, text in extra.items()]
+    by_flags = [(f"--{name}", name, text) for name, text in _labelled(experiment)]
+    for setter, name, text in (*by_user, *by_flags):
+        label = key(name)
+        if not label or label in reserved:
+            continue
+        if label not in found and len(found) + len(reserved) == MOST:
+            left_out += 1
+            continue
+        if label in setters:
+            notes.append(f"{setters[label]} and {setter} are one label, '{label}': {setter} wins")
+        setters[label] = setter
+        found[label] = value(text)
+    if left_out:
+        notes.append(f"{left_out} flags or labels are left out: a job can have {MOST} labels")
+    return Labels(found | reserved, tuple(notes))
+
+
+def _labelled(experiment: Experiment) -> list[tuple[str, str]]:
+    """The flags of a job, without dashes, and their values; each once, the last if repeated."""
+    flags = dict(_flags(experiment.args))
+    for name, each in experiment.params.items():
+        flags.pop(name, None)
+        flags[name] = str(each).lower() if isinstance(each, bool) else str(each)
+    return list(flags.items())
+
+
+def _flags(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The flags among arguments: "--key value", "--key=value", and "--key", which is "true"."""
+    words = [*args, "--"]
+    for word, following in pairwise(words):
+        if not _is_flag(word):
+            continue
+        name, equals, text = word.lstrip("-").partition("=")
+        if not equals:
+            text = "true" if _is_flag(following) else following
+        yield name, text
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not _NUMBER.fullmatch(word)

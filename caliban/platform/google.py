@@ -1,0 +1,168 @@
+"""Who is asking: the user's credentials for Google Cloud, tried before they are needed."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caliban import home, process
+from caliban.errors import CalibanError, UsageError
+from caliban.platform import gcloud
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+
+_ADC_LOGIN = "Run: gcloud auth application-default login"
+_NEW_KEY = "Make a new key: gcloud iam service-accounts keys create KEY.json --iam-account ACCOUNT"
+
+# Seconds for an answer of Google's when a token is asked for.
+_PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class Access:
+    """Credentials that Google has accepted.
+
+    Attributes:
+      credentials: which refresh themselves.
+      source: where they are from, for people.
+      project: that they belong to; "" if they don't say.
+    """
+
+    credentials: Credentials = field(repr=False)
+    source: str
+    project: str = ""
+
+
+class CredentialsError(CalibanError):
+    """There are no credentials, or Google doesn't accept them."""
+
+
+def access(key: str | None, environment: Mapping[str, str]) -> Access:
+    """Finds the user's credentials, and gets a token with them.
+
+    The first that there are count: a key; application default credentials, by gcloud or by the
+    machine; gcloud's own account.
+
+    Args:
+      key: path of a key, or of other credentials as a file, that the user has named; None or ""
+        for none.
+      environment: variables, by which gcloud's files and GOOGLE_APPLICATION_CREDENTIALS are found.
+
+    Raises:
+      UsageError: the key is no file.
+      CredentialsError: there are none, or Google doesn't accept them. The hint has the one command
+        that mends it.
+    """
+    named = key or environment.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if named:
+        return _from_file(home.expand(named).absolute(), _NEW_KEY)
+    adc = gcloud.folder(environment) / "application_default_credentials.json"
+    if adc.is_file():
+        return _from_file(adc, _ADC_LOGIN)
+    if process.find("gcloud") and gcloud.settings(environment).account:
+        return _from_gcloud(environment)
+    found = _from_machine(environment)
+    if found is None:
+        raise CredentialsError("no credentials for Google Cloud were found", _ADC_LOGIN)
+    return found
+
+
+def _from_file(path: Path, remedy: str) -> Access:
+    """Credentials as a file: a service account's key, a user's own, or those of a federation."""
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    if not path.is_file():
+        raise UsageError(
+            f"the credentials {path} are not a file",
+            "They are named by --cloud_key, $GOOGLE_APPLICATION_CREDENTIALS or "
+            '"gcloud": {"cloud_key": ...} in .calibanconfig.json, in this order.',
+        )
+    try:
+        with warnings.catch_warnings():
+            # It warns of files from strangers; this one the user has named.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            credentials, project = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
+                str(path), scopes=SCOPES
+            )
+    except (GoogleAuthError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise CredentialsError(
+            f"{path} has no credentials for Google Cloud: {_reason(error)}", remedy
+        ) from None
+    quota_project = getattr(credentials, "quota_project_id", None)
+    return _tried(Access(credentials, str(path), project or quota_project or ""), remedy)
+
+
+def _from_gcloud(environment: Mapping[str, str]) -> Access:
+    """The account that gcloud itself works with."""
+    from google.oauth2.credentials import Credentials
+
+    def refresh(request: object, scopes: object) -> tuple[str, object]:
+        token = gcloud.token()
+        return token.value, token.expiry
+
+    known = gcloud.settings(environment)
+    credentials = Credentials(None, refresh_handler=refresh, scopes=SCOPES)  # type: ignore[no-untyped-call]
+    return _tried(
+        Access(credentials, f"gcloud's account {known.account}", known.project), gcloud.LOGIN
+    )
+
+
+def _from_machine(environment: Mapping[str, str]) -> Access | None:
+    """The service account of a machine of Google Cloud's; None on any other machine."""
+    import google.auth
+
+    # google.auth.default() looks for a server, for many seconds, on any machine.
+    if "GCE_METADATA_HOST" not in environment and not _is_googles():
+        return None
+    try:
+        credentials, project = google.auth.default(scopes=SCOPES)
+    except google.auth.exceptions.DefaultCredentialsError:
+        return None
+    return _tried(Access(credentials, "this machine's service account", project or ""), _ADC_LOGIN)
+
+
+def _is_googles() -> bool:
+    """Whether this is a machine of Compute Engine's."""
+    try:
+        return Path("/sys/class/dmi/id/product_name").read_text().startswith("Google")
+    except OSError:
+        return False
+
+
+def _tried(found: Access, remedy: str) -> Access:
+    """Gets a token, so that what is wrong is said now and not in the middle of a sweep."""
+    from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+
+    try:
+        found.credentials.refresh(_request())  # type: ignore[no-untyped-call]
+    except (TransportError, OSError) as error:
+        raise CredentialsError(
+            f"Google can't be reached, to try {found.source}: {_reason(error)}",
+            "Look after this machine's network, and its proxy if it has one.",
+        ) from None
+    except (RefreshError, GoogleAuthError, ValueError) as error:
+        raise CredentialsError(
+            f"Google doesn't accept {found.source}: {_reason(error)}", remedy
+        ) from None
+    return found
+
+
+def _request() -> Callable[..., object]:
+    """What google-auth asks for tokens with: over TLS that is always verified."""
+    from google.auth.transport.requests import Request
+
+    return functools.partial(Request(), timeout=_PATIENCE)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error of google-auth's, whose other arguments may be a whole answer."""
+    text = str(error.args[0] if error.args else error) or type(error).__name__
+    return text.splitlines()[0][:300].rstrip(".")

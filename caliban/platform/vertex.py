@@ -1,0 +1,233 @@
+"""Jobs on Vertex AI, each a custom job of a project in a region."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from caliban.model import labels
+from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
+from caliban.platform import cloud_logging, vertex_job
+from caliban.platform.base import Backend
+from caliban.platform.quota import TokenBucket
+from caliban.platform.rest import GoogleError, RefusedError, Session, endpoint, once
+from caliban.platform.vertex_job import NAME
+
+# What Google allows in a project and region, unless it has been asked for more:
+# https://cloud.google.com/vertex-ai/docs/quotas
+PER_MINUTE = 60.0
+
+# Seconds after which a region that doesn't answer is left out.
+_PATIENCE = 30.0
+
+_PAGE = 100  # the API's own limit
+_FIELDS = "name,state,startTime,endTime,error"
+
+
+class VertexBackend(Backend):
+    """The Backend of Vertex AI. A target is "PROJECT/REGION", an id the number of a custom job."""
+
+    def __init__(
+        self, session: Session, environment: Mapping[str, str], per_minute: float = PER_MINUTE
+    ) -> None:
+        """Takes who is asking.
+
+        Args:
+          session: to ask with.
+          environment: variables, by which APIs can be elsewhere; see rest.endpoint.
+          per_minute: jobs that may be submitted to each target.
+        """
+        self._session = session
+        self._environment = environment
+        self._per_minute = per_minute
+        self._buckets: dict[str, TokenBucket] = {}
+        self._lock = threading.Lock()
+
+    def plan(self, request: JobRequest) -> Submission:
+        """See vertex_job.plan."""
+        return vertex_job.plan(request)
+
+    def bucket(self, target: str) -> TokenBucket:
+        """The submissions that a target allows; it knows how long so many of them take."""
+        with self._lock:
+            if target not in self._buckets:
+                self._buckets[target] = TokenBucket(self._per_minute, self._session.clock)
+            return self._buckets[target]
+
+    def submit(self, submission: Submission, is_new: bool = False) -> Handle:
+        """Makes a custom job, unless there is one with its uid.
+
+        Args:
+          submission: what `plan` returned.
+          is_new: whether it was never submitted before, by anybody: it isn't looked for then.
+
+        Raises:
+          RefusedError: there is no such job now.
+          UnknownOutcomeError: nobody knows. Submitting again finds out.
+        """
+        target = submission.target
+        body = submission.payload["body"]
+        uid = body["labels"][labels.UID]
+        bucket = self.bucket(target)
+
+        def find() -> Handle | None:
+            return self._find(target, f'labels.{labels.UID}="{uid}"').get(uid)
+
+        sent = 0
+
+        def send() -> Handle:
+            nonlocal sent
+            sent += 1
+            return _handle(target, self._session.post(self._jobs(target), body, bucket))
+
+        if not is_new and (found := find()):
+            return found
+        # What has not arrived has not been counted either.
+        handle = once(send, find, self._session.clock, absent=bucket.give_back)
+        if sent > 1 and (first := find()) and first != handle:
+            # The request that seemed lost was on its way for all that time.
+            self.stop(handle)
+            return first
+        return handle
+
+    def find(self, target: str, group: str) -> dict[str, Handle]:
+        """The jobs of a group that there are, by uid: to go on with one that was interrupted.
+
+        Raises:
+          GoogleError: the target can't be asked.
+        """
+        return self._find(target, f'labels.{labels.GROUP}="{labels.value(group)}"')
+
+    def status(self, handles: Sequence[Handle]) -> dict[Handle, Outcome]:
+        """Asks each target for its jobs, all at the same time, in one list each.
+
+        The jobs of a target that can't be asked just now are UNKNOWN; the reason says why.
+        """
+        wanted: dict[str, set[str]] = defaultdict(set)
+        for handle in handles:
+            wanted[handle.target].add(handle.id)
+        found: dict[str, dict[str, Outcome]] = {}
+        problems: dict[str, str] = {}
+
+        def ask(target: str) -> None:
+            try:
+                found[target] = self._outcomes(target, wanted[target])
+            except GoogleError as error:
+                problems[target] = error.message
+
+        # Daemons: a target that never answers must not keep the program from ending.
+        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in wanted]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + _PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        outcomes: dict[Handle, Outcome] = {}
+        for handle in handles:
+            if handle.target not in found:
+                reason = problems.get(handle.target, f"{handle.target} doesn't answer")
+                outcomes[handle] = Outcome(Status.UNKNOWN, reason=reason)
+            elif handle.id in found[handle.target]:
+                outcomes[handle] = found[handle.target][handle.id]
+        return outcomes
+
+    def stop(self, handle: Handle) -> None:
+        """Asks a job to end; one that has ended, or is gone, needs nothing.
+
+        Raises:
+          GoogleError: it can't be asked, or the user may not end it.
+        """
+        try:
+            self._session.post_again(f"{self._jobs(handle.target)}/{handle.id}:cancel", {})
+        except RefusedError as error:
+            if error.reason not in ("FAILED_PRECONDITION", "NOT_FOUND"):
+                raise
+
+    def logs(
+        self, handle: Handle, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """What a job has printed, line by line.
+
+        Raises:
+          GoogleError: the log can't be read.
+        """
+        project = handle.target.partition("/")[0]
+        url = endpoint("logging", cloud_logging.URL, self._environment)
+        log = cloud_logging.Log(self._session, url, project, log_filter(handle))
+        if follow:
+            yield from log.follow(lambda: self._has_ended(handle), tail)
+        elif tail is not None:
+            yield from log.tail(tail)
+        else:
+            yield from log.read()
+
+    def _has_ended(self, handle: Handle) -> bool:
+        try:
+            job = self._session.get(f"{self._jobs(handle.target)}/{handle.id}")
+        except RefusedError:
+            return True
+        return vertex_job.outcome(job).status.is_final
+
+    def _jobs(self, target: str) -> str:
+        """The address of a target's custom jobs."""
+        project, _, region = target.partition("/")
+        url = f"https://{region}-aiplatform.googleapis.com/"
+        base = endpoint("aiplatform", url, self._environment)
+        return f"{base}v1/projects/{project}/locations/{region}/customJobs"
+
+    def _find(self, target: str, query: str) -> dict[str, Handle]:
+        """The jobs of a target that a filter lets through, by uid; the oldest of several."""
+        params = {"filter": query, "pageSize": str(_PAGE), "readMask": "name,labels"}
+        return {
+            job["labels"][labels.UID]: _handle(target, job)
+            for page in self._session.pages(self._jobs(target), params)
+            for job in page.get("customJobs", ())
+            if labels.UID in job.get("labels", {})
+        }
+
+    def _outcomes(self, target: str, wanted: set[str]) -> dict[str, Outcome]:
+        """What became of jobs of one target. The newest come first; no page is read in vain."""
+        left = set(wanted)
+        found: dict[str, Outcome] = {}
+        params = {"filter": f"labels.{labels.UID}:*", "pageSize": str(_PAGE), "readMask": _FIELDS}
+        for page in self._session.pages(self._jobs(target), params):
+            for job in page.get("customJobs", ()):
+                number = _number(job)
+                if number in left:
+                    left.discard(number)
+                    found[number] = vertex_job.outcome(job)
+            if not left:
+                break
+        return found
+
+
+def _handle(target: str, job: Mapping[str, Any]) -> Handle:
+    return Handle(NAME, target, _number(job))
+
+
+def _number(job: Mapping[str, Any]) -> str:
+    """The number of a job, with which its name ends; before it is the project's, not its id."""
+    name: str = job["name"]
+    return name.rpartition("/")[2]
+
+
+def console_url(handle: Handle) -> str:
+    """The page of a job in Google's console."""
+    project, _, region = handle.target.partition("/")
+    base = "https://console.cloud.google.com/vertex-ai/locations"
+    return f"{base}/{region}/training/{handle.id}?project={project}"
+
+
+def log_filter(handle: Handle) -> str:
+    """Which entries of a project's log are a job's."""
+    return f'resource.type="ml_job" resource.labels.job_id="{handle.id}"'
+
+
+def log_command(handle: Handle) -> str:
+    """The command that shows a job's log as it grows."""
+    project, _, region = handle.target.partition("/")
+    name = f"projects/{project}/locations/{region}/customJobs/{handle.id}"
+    return f"gcloud ai custom-jobs stream-logs {name}"
