@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 
 from caliban import terminal
 from caliban.docker.engine import Engine
-from caliban.docker.image import base, build, context, dockerfile, keys, lock, own_dockerfile
+from caliban.docker.image import (
+    base,
+    build,
+    context,
+    dockerfile,
+    inputs,
+    keys,
+    lock,
+    own_dockerfile,
+)
 from caliban.docker.image import builder as builders
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
-from caliban.docker.image.declared import resolution
+from caliban.docker.image.declared import locks, resolution
 from caliban.errors import BuildError
 from caliban.model.image import ImagePlan
 from caliban.model.lock import Lock, changes
@@ -99,11 +108,16 @@ class Images:
           EngineError: the engine does not answer.
         """
         plan = own_dockerfile.current(plan, self.hidden)
-        is_there = self.engine.image_id(plan.base_image) is not None
-        if not is_there or not resolution.needs_resolution(plan):
+        if not resolution.needs_resolution(plan):
+            return plan
+        platform = self._platform(plan)
+        if not platform and (last := inputs.newest(plan)):
+            # That base image is still to be made or pulled. It will run on what the last one did.
+            platform = self.engine.platform(last[0].base_id)
+        if not platform:
             return plan
         with self.history() as store:
-            found = _find(plan, lock.declaration(plan, self._platform(plan)), store)
+            found = _find(plan, lock.declaration(plan, platform), store)
         return replace(plan, lock=str(found) if found else "")
 
     def _build(self, plan: ImagePlan) -> str:
@@ -137,7 +151,7 @@ class Images:
             new = lock.resolve(plan, self.engine, digest, self.secrets, before)
             kept = store.locks.keep(project, digest, str(new), replaces=now if upgrade else None)
         if found:
-            _tell(found, Lock.parse(kept))
+            _tell(plan, found, Lock.parse(kept))
         return replace(plan, lock=kept), True
 
 
@@ -150,10 +164,13 @@ def _find(plan: ImagePlan, digest: str, store: HistoryStore) -> Lock | None:
     return Lock.parse(kept) if kept else None
 
 
-def _tell(before: Lock, after: Lock) -> None:
+def _tell(plan: ImagePlan, before: Lock, after: Lock) -> None:
     """Says what has changed in a lock, in a few lines."""
     lines = list(changes(before, after))
-    if not lines:
+    if not lines and plan.lock_file and Path(plan.directory, plan.lock_file).is_file():
+        command = locks.upgrade(plan.lock_file)
+        terminal.note(f"{plan.lock_file} says which versions are installed; renew it: {command}")
+    elif not lines:
         terminal.note("All dependencies are at the newest versions that are allowed.")
     for line in lines[:_TOLD]:
         terminal.note(f"  {line}")

@@ -147,7 +147,7 @@ def _explanation(found: Explanation, is_there: bool) -> Iterator[str]:
     if is_there:
         yield f"The image {found.image} is there: nothing is to be built."
         return
-    if not found.image:
+    if not found.is_resolved:
         yield "The dependencies are resolved anew, and installed if they come in other versions."
     yield "Layers:"
     for title, rebuilt in found.layers:

@@ -325,13 +325,16 @@ class Containers:
 
     def remove(self, name: str) -> None:
         """Removes a container with its anonymous volumes; it is no error if there is none."""
-        from docker.errors import NotFound
+        from docker.errors import APIError
 
         with self._engine.errors(f"removing the container {name}"):
             try:
                 self._engine.client.remove_container(name, v=True, force=True)
-            except NotFound:
-                return
+            except APIError as error:
+                # Of two that remove it, the engine tells one that the other is at it.
+                is_under_way = error.status_code == 409 and "already in progress" in str(error)
+                if error.status_code != 404 and not is_under_way:
+                    raise
 
     def keeps_bytes(self, name: str) -> bool:
         """Whether `logs` has what a container printed byte for byte: JSON holds text only."""

@@ -51,7 +51,7 @@ class Container:
 
     Attributes:
       name: of the container.
-      uid: of its job; "" if somebody worked in it.
+      uid: of its job; "" if somebody worked in it, or if it is a step of a build.
       created: when it was made (UTC).
       size: how many bytes it takes.
     """
@@ -168,8 +168,8 @@ def _is_ours(image: Mapping[str, Any]) -> bool:
 
 
 def _is_left(labels: Mapping[str, str]) -> bool:
-    if OWNER in labels:
-        return process.is_alive(labels[OWNER]) is False
+    if owner := labels.get(OWNER):  # images that the legacy builder made have it, without a value
+        return process.is_alive(owner) is False
     return UID in labels
 
 

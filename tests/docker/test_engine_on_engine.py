@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from caliban.docker.containers import Containers
 from caliban.docker.engine import Engine
+from tests.commands.conftest import wait_for
 from tests.conftest import Caliban
 from tests.docker.conftest import write
 from tests.workshop import Workshop, docker
@@ -37,6 +40,13 @@ def test_containers_are_found_by_a_label(engine: Engine, workshop: Workshop) -> 
     finally:
         docker("rm", made)
     assert engine.containers(label) == []
+
+
+def test_several_may_remove_one_container_at_once(engine: Engine, workshop: Workshop) -> None:
+    made = docker("run", "--detach", workshop.base("plain"), "sleep", "60").strip()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Containers(engine).remove, [made] * 8))
+    wait_for(lambda: docker("ps", "--all", "--quiet", "--filter", f"id={made}") == "")
 
 
 def test_an_engine_elsewhere_is_asked_by_the_docker_package(

@@ -9,7 +9,13 @@ from typing import Any, TypeAlias
 
 from caliban.docker.engine import Engine
 from caliban.docker.image import context, inputs, provenance
-from caliban.docker.image.dockerfile import LOCK, LOCK_FILE, OWN_FOLDERS, directory_folder
+from caliban.docker.image.dockerfile import (
+    DEPENDENCIES,
+    LOCK,
+    LOCK_FILE,
+    OWN_FOLDERS,
+    directory_folder,
+)
 from caliban.docker.image.inputs import BASE, IGNORE, Inputs, Layer
 from caliban.model.image import ImagePlan
 
@@ -62,16 +68,19 @@ class Explanation:
     """What has changed since the last image of a project.
 
     Attributes:
-      image: the name of the image that would be built; "" before its dependencies are resolved.
+      image: the name of the image that would be built; "" before its dependencies are resolved and
+        its base image is there.
       last: the name of the last one; "" if there is none.
       changes: what has changed since.
       layers: the titles of the image's layers, each with whether it is built anew.
+      is_resolved: whether it is known which versions its dependencies come in.
     """
 
     image: str
     last: str
     changes: Sequence[Change]
     layers: Sequence[tuple[str, bool]]
+    is_resolved: bool
 
     @property
     def reason(self) -> str:
@@ -102,14 +111,15 @@ def explain(
       before: the inputs of the last one, and since when it is the last; None if there is none.
       after: those of the new one.
       project: its directory.
-      is_resolved: whether it is known which versions its dependencies come in.
+      is_resolved: see Explanation.
     """
-    image = after.image if is_resolved else ""
+    image = after.image if is_resolved and after.base_id else ""
     if before is None:
-        return Explanation(image, "", [], [(layer.title, True) for layer in after.layers])
+        layers = [(layer.title, True) for layer in after.layers]
+        return Explanation(image, "", [], layers, is_resolved)
     last, since = before
     found = _Comparison(last, after, project, since, is_resolved)
-    return Explanation(image, last.image, list(found.changes()), list(found.layers()))
+    return Explanation(image, last.image, list(found.changes()), list(found.layers()), is_resolved)
 
 
 def inputs_now(plan: ImagePlan, engine: Engine, excluded: Sequence[Path]) -> Inputs:
@@ -337,7 +347,8 @@ _Contents: TypeAlias = Mapping[str, _Content]
 def _files(inputs: Inputs) -> dict[str, _Content]:
     """The project's files that decide an image, by name."""
     found: dict[str, _Content] = {}
-    for folder, contents in inputs.files.items():
+    # What packages are resolved and installed from may be less of a file than the code has of it.
+    for folder, contents in sorted(inputs.files.items(), key=lambda each: each[0] == DEPENDENCIES):
         if folder not in (*OWN_FOLDERS, LOCK):
             for name, content in contents.items():
                 found.setdefault(name, _Content(content)).folders.add(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import fnmatch
 import re
+import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ _RULES = (
     _rule(
         "a password or token",
         rb"^[ \t]{0,9}(?:export )?(?:\w{1,60}_)?(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY"
-        rb"|(?:ACCESS|PRIVATE|SECRET)_KEY)(?:_\w{1,60})? ?= ?[\"']?([^\s\"'#]{8,})",
+        rb"|(?:ACCESS|PRIVATE|SECRET)_KEY)(?:_\w{1,60})?(?<!_NAME) ?= ?[\"']?([^\s\"'#]{8,})",
         names=_ENV,
     ),
     _rule("a password", rb"\bpassword\s+(\S{6,})", names=_any_of(".netrc", "_netrc", "netrc")),
@@ -177,16 +178,25 @@ def check(files: Iterable[File], allowed: Sequence[str] = ()) -> None:
     found = list(find(files, allowed))
     if not found:
         return
-    lines = [f"  {key.name}, line {key.line}: {key.what}" for key in found[:_NAMED]]
+    lines = [f"  {_shown(key.name)}, line {key.line}: {key.what}" for key in found[:_NAMED]]
     if len(found) > _NAMED:
         lines.append(f"  and {len(found) - _NAMED} more")
-    which = "a file that looks like a key" if len(found) == 1 else "files that look like keys"
+    is_one = len(found) == 1
+    which = "a file that looks like a key" if is_one else "files that look like keys"
+    them, they = ("it", "it") if is_one else ("them", "they")
     raise UsageError(
         "\n".join([f"the image would hold {which}:", *lines]),
-        "Move them out of the project, or name them in .dockerignore. A job finds secrets in its "
-        "environment or in mounted files; a build, by --secret. If they may be in the image: "
-        f'--allow_key {found[0].name}, or "allowed_keys" in .calibanconfig.json.',
+        f"Move {them} out of the project, or name {them} in .dockerignore. A job finds secrets in "
+        "its environment or in mounted files; a build, by --secret. "
+        f"If {they} may be in the image: "
+        f'--allow_key {shlex.quote(_shown(found[0].name))}, or "allowed_keys" in '
+        ".calibanconfig.json.",
     )
+
+
+def _shown(name: str) -> str:
+    """A file's name in one line, which as a pattern still matches it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def find(files: Iterable[File], allowed: Sequence[str] = ()) -> Iterator[Key]:

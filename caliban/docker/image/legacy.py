@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from caliban import process, terminal
-from caliban.docker.containers import Containers
+from caliban.docker.containers import OWNER, Containers
 from caliban.docker.engine import Engine
 from caliban.docker.image import archive, progress
 from caliban.docker.image import builder as builders
@@ -217,7 +217,7 @@ def _step(
         config = engine.client.inspect_image(base)["Config"]  # type: ignore[no-untyped-call]
     # Those of the container would be taken for what is empty, if it were not named as that.
     own = {name: config.get(name) or [] for name in ("Entrypoint", "Cmd")}
-    config |= {**own, "Labels": {**(config["Labels"] or {}), _STEP: key}}
+    config |= {**own, "Labels": {**(config["Labels"] or {}), _STEP: key, OWNER: ""}}
     if folder := _folder(section):
         config["WorkingDir"] = folder
     with (
@@ -253,6 +253,7 @@ def _ended(
                     *(image, None),
                     entrypoint=command,
                     name=name,
+                    labels={OWNER: process.identity()},
                     host_config=lent,
                     working_dir=_folder(section) or None,
                     use_config_proxy=False,
@@ -263,7 +264,10 @@ def _ended(
                 engine.client.put_archive(name, place, content)
             start = ["docker", "start", "--attach", name]
             with process.start(start, merge_stderr=True) as child:
-                code, printed = progress.show(child, section.title, view=view)
+                try:
+                    code, printed = progress.show(child, section.title, view=view)
+                finally:
+                    child.kill()  # SIGTERM it passes on to the step, which need not heed it
             _check(code, printed, failure)
         yield name
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder
 from caliban.docker.image.builder import Builder
+from caliban.errors import BuildError, UsageError
 
 DOCKER = [{"Name": "Engine", "Version": "20.10.24"}, {"Name": "runc"}]
 PODMAN = [{"Name": "Podman Engine", "Version": "4.3.1"}, {"Name": "Conmon"}]
@@ -59,6 +61,45 @@ def test_the_best_builder_that_there_is_builds(
 ) -> None:
     answer(client, version, buildx)
     assert builder.detect(engine(components)) is chosen
+
+
+def test_what_the_client_can_do_is_asked_in_one_go(client: Path) -> None:
+    client.write_text(
+        "#!/bin/sh\n"
+        f"cd {client.parent}\n"
+        'if [ "$*" = --version ]; then touch asked; exit; fi\n'
+        "for turn in $(seq 50); do [ -e asked ] && exit; sleep 0.1; done\n"
+        "exit 1\n"
+    )
+    client.chmod(0o755)
+    assert builder.detect(engine(DOCKER)) is Builder.BUILDKIT
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (ValueError("a name that no archive takes"), "a name that no archive takes"),
+        (PermissionError(13, "denied"), "the project's files cannot be read to their end"),
+        (UsageError("cannot read a.txt"), "cannot read a.txt"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_goes_wrong_with_the_context_is_told_and_not_what_the_builder_makes_of_it(
+    client: Path, raised: Exception, told: str
+) -> None:
+    client.write_text("#!/bin/sh\ncat >/dev/null; echo the Dockerfile cannot be empty\n")
+    client.chmod(0o755)
+
+    def send(stream: IO[bytes]) -> None:
+        raise raised
+
+    expected = BuildError if isinstance(raised, OSError) else type(raised)
+    with (
+        pytest.raises(expected, match=told),
+        builder.running(Builder.LEGACY, [], send) as child,
+    ):
+        assert child.stdout is not None
+        assert child.stdout.read() == b""
 
 
 def test_whoever_wants_the_legacy_builder_gets_it(

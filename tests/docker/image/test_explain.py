@@ -123,6 +123,21 @@ def test_a_file_of_an_extra_directory_is_named(plan: ImagePlan, folder: Path) ->
     assert first_rebuilt(found) == "Copy data"
 
 
+def test_a_file_of_an_editable_package_of_the_project_is_named(
+    plan: ImagePlan, folder: Path
+) -> None:
+    declared = "[project]\nname = 'near'\nversion = '1'\n"
+    write(folder, {"libs/near/pyproject.toml": declared, "libs/near/near/__init__.py": "x = 1\n"})
+    write(folder, {"requirements.txt": "-e ./libs/near\n"})
+    packages, directories = ("-e ./libs/near",), ("data", "libs/near")
+    plan = replace(plan, project="", packages=packages, directories=directories)
+    before = made_of(plan)
+    write(folder, {"libs/near/near/__init__.py": "x = 2\n"})
+    found = compare(before, plan)
+    assert found.changes == [Change("libs/near/near/__init__.py", "edited", ("Copy libs/near",))]
+    assert first_rebuilt(found) == "Copy libs/near"
+
+
 def test_what_is_beside_the_code_is_not_named(plan: ImagePlan, folder: Path) -> None:
     before = made_of(plan)
     write(folder, {"README.md": "hello\n", "trainer/__pycache__/x.pyc": ""})
@@ -167,8 +182,10 @@ def test_another_base_image_of_the_same_name_is_named(plan: ImagePlan) -> None:
     [change] = found.changes
     assert (change.input, change.layers) == ("base image base:1", ("Start from base:1",))
     assert all(rebuilt for _, rebuilt in found.layers)
-    [change] = compare(made_of(plan), plan, "").changes
+    found = compare(made_of(plan), plan, "")
+    [change] = found.changes
     assert change.what == "has to be pulled"
+    assert (found.image, found.is_resolved) == ("", True), "its id is part of the name"
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "pyproject.toml"])

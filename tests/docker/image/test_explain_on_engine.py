@@ -159,6 +159,31 @@ def test_it_can_be_read_and_builds_nothing(
     assert other != file
 
 
+def test_an_own_dockerfile_that_is_edited_leaves_the_dependencies_as_they_were(
+    workshop: Workshop, folder: Path, inline: Inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"FROM {workshop.base('explained')}\nCOPY word /word\n"
+    monkeypatch.delenv("CALIBAN_BASE_IMAGE")
+    write(folder, {"Dockerfile": text, "word": f"{folder}\n", "requirements.txt": "six\n"})
+    write(folder, {"train.py": "", ".calibanconfig.json": '{"dockerfile": "Dockerfile"}'})
+    command = ("build", "--nogpu", "train.py")
+    done = inline(*command)
+    assert done.returncode == 0, done.stderr
+    assert "Resolve the dependencies" in done.stderr
+    for name, content in {"Dockerfile": f"{text}RUN touch /x\n", "word": f"not {folder}\n"}.items():
+        write(folder, {name: content})
+        done = inline("build", "--explain", *command[1:])
+        assert f"{name}  edited" in done.stdout
+        assert "are resolved anew" not in done.stdout
+        found = explained(inline, *command)
+        assert (found["image"], found["exists"]) == (None, False), "the base image is unknown"
+        done = inline(*command)
+        assert done.returncode == 0, done.stderr
+        assert "Resolve the dependencies" not in done.stderr
+    write(folder, {"Dockerfile": text, "requirements.txt": "six\ntoml\n"})
+    assert "are resolved anew" in inline("build", "--explain", *command[1:]).stdout
+
+
 def test_without_an_earlier_image_every_layer_is_built(
     workshop: Workshop, folder: Path, inline: Inline
 ) -> None:

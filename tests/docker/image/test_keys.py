@@ -143,7 +143,8 @@ HARMLESS: dict[str, str | bytes] = {
     "tokens.md": "Put ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx into GITHUB_TOKEN.\n",
     "names.py": "ghp_number = github_pat_ = glpat = hf_hub_download = xox = 1\n",
     ".env.example": "API_KEY=0123456789abcdef\n",
-    "sample.env": "DEBUG=1\nTOKENIZER=bert-base-uncased\nMAX_TOKENS=4096\nSECRET_FILE=/run/x/y\n",
+    "sample.env": "DEBUG=1\nTOKENIZER=bert-base-uncased\nMAX_TOKENS=4096\nSECRET_FILE=/run/x/y\n"
+    "SECRET_NAME=projects/x/secrets/y\n",
     ".env": "API_KEY=\nDB_PASSWORD=changeme\nHF_TOKEN=${HF_TOKEN}\nSECRET_KEY=your-secret-key\n"
     "TOKEN=<token>\n"
     "GOOGLE_APPLICATION_CREDENTIALS=/home/me/key.json\nKEEP=correct-horse-battery\n",
@@ -209,6 +210,16 @@ def test_all_are_named_at_once_with_their_lines_and_nothing_of_what_is_in_them(
     text = error.value.message + error.value.hint
     assert "8a9b0c1d2e3f" not in text and "correct-horse" not in text
     assert "--allow_key" in error.value.hint and '"allowed_keys"' in error.value.hint
+
+
+def test_a_file_is_named_in_one_line_and_so_that_the_shell_takes_it(plan: ImagePlan) -> None:
+    write(Path(plan.directory), {"sp ace/n\nl.pem": PRIVATE})
+    with pytest.raises(UsageError) as error:
+        keys.check(context.files(plan))
+    assert error.value.message.splitlines()[1:] == ["  sp ace/n?l.pem, line 1: a private key"]
+    assert "Move it out" in error.value.hint and "If it may be" in error.value.hint
+    assert "--allow_key 'sp ace/n?l.pem'," in error.value.hint
+    keys.check(context.files(plan), ["sp ace/n?l.pem"])
 
 
 @pytest.mark.parametrize(

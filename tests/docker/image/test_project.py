@@ -253,7 +253,7 @@ class TestDeclaration:
             "pyproject.toml": "[project]\nname = 'x'\n",
             "setup.cfg": "[metadata]\nname = x\n",
             "uv.lock": "version = 1\npackage = []\n",
-            "Pipfile.lock": "{}",
+            "Pipfile.lock": '{"_meta": {"hash": {"sha256": "0"}}}',
         }
         write(tmp_path, {name: contents.get(name, "") for name in files})
         planned, said = plan(tmp_path)

@@ -63,7 +63,10 @@ def files(project: Path, root: str) -> Iterator[str]:
 
 
 def placeholders(project: Path, root: str) -> list[str]:
-    """Lists the `__init__.py` of a package that have to be there, and are not read.
+    """Lists the files of a package that have to be there, and of which nothing is read.
+
+    Those are its `__init__.py`, and a pyproject.toml beside a mere setup.cfg: without one, uv does
+    not take the folder for a package.
 
     Args:
       project: the directory of the project.
@@ -74,7 +77,9 @@ def placeholders(project: Path, root: str) -> list[str]:
     """
     found = [os.path.normpath(f"{root}/{each}/__init__.py") for each in packages(project / root)]
     read = {*files(project, root)}
-    return [each for each in found if each not in read and (project / each).is_file()]
+    found = [each for each in found if each not in read and (project / each).is_file()]
+    declaring = [name for name in DECLARING if (project / root / name).is_file()]
+    return found + [os.path.normpath(f"{root}/{pyproject.NAME}")] * (declaring == ["setup.cfg"])
 
 
 def _is_read(top: Path) -> bool:

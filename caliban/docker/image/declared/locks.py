@@ -68,6 +68,13 @@ def pipfile(project: Path) -> tuple[set[str], str]:
     path = project / "Pipfile"
     content = pyproject.toml(path)
     requires = pyproject.table(path, content, "requires")
+    for category in content.keys() - {"source", "requires", "scripts", "pipenv"}:
+        for name, wanted in pyproject.table(path, content, category).items():
+            if not isinstance(wanted, str | dict):
+                raise UsageError(
+                    f"{path}: '{name}' in [{category}] must be a version in quotes, or a table; "
+                    f"found {wanted!r}"
+                )
     groups = {name for name in content if name not in _SETTINGS}
     if "dev-packages" in content:
         groups.add("dev")
@@ -95,6 +102,7 @@ def packages(
     path = project / lock_file
     if not lock_file or not path.is_file():
         return []
+    hint = f"Make it anew: {refresh(lock_file)}"
     try:
         if lock_file == PIPENV:
             found = list(_of_pipenv(json.loads(requirements.text(path)), groups))
@@ -102,11 +110,11 @@ def packages(
             found = list(_of_uv(pyproject.toml(path), extras, groups))
         else:
             found = list(_of_poetry(pyproject.toml(path), extras, groups))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path} is not a lock that can be read: {type(error).__name__}: {error}",
-            f"Make it anew: {refresh(lock_file)}",
-        ) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", hint) from None
+    except (AttributeError, KeyError, TypeError):
+        tool = refresh(lock_file).partition(" ")[0]
+        raise UsageError(f"{path} does not hold what {tool} writes there", hint) from None
     for each in found:
         requirements.check_package(project, each, str(path))
     return found
@@ -124,6 +132,13 @@ def members(project: Path) -> list[str]:
 def refresh(lock_file: str) -> str:
     """The command that makes a lock anew."""
     return {UV: "uv lock", POETRY: "poetry lock", PIPENV: "pipenv lock"}[lock_file]
+
+
+def upgrade(lock_file: str) -> str:
+    """The command that brings all packages of a lock to the newest versions."""
+    return {UV: "uv lock --upgrade", POETRY: "poetry update --lock", PIPENV: refresh(PIPENV)}[
+        lock_file
+    ]
 
 
 def _declares(path: Path) -> bool:
@@ -181,6 +196,7 @@ def _of_poetry(
 
 
 def _of_pipenv(lock: Mapping[str, Any], groups: Sequence[str]) -> Iterator[str]:
+    lock["_meta"]["hash"]["sha256"]  # of the Pipfile; pipenv verifies none if there is none
     for category in ("default", *("develop" if each == "dev" else each for each in groups)):
         for entry in lock.get(category, {}).values():
             local = entry.get("path") or entry.get("file", "")

@@ -159,7 +159,7 @@ def text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"cannot read {path}: line {line} is not {encoding[:6].upper()}",
+            f"cannot read {path}: line {line} is not {encoding.removesuffix('-sig').upper()}",
             "Save it as UTF-8.",
         ) from None
 

@@ -50,6 +50,15 @@ def test_what_a_setup_py_reads_is_found_by_what_it_names(
     assert files(tmp_path) == {"setup.py", "README.md", *needed}
 
 
+def test_beside_a_mere_setup_cfg_there_has_to_be_a_pyproject_toml(tmp_path: Path) -> None:
+    declared = "[metadata]\nname = x\n"
+    write(tmp_path, {"setup.cfg": declared, "libs/a/setup.cfg": declared})
+    assert backend.placeholders(tmp_path, ".") == ["pyproject.toml"]
+    assert backend.placeholders(tmp_path, "libs/a") == ["libs/a/pyproject.toml"]
+    write(tmp_path, {"setup.py": ""})
+    assert backend.placeholders(tmp_path, ".") == []
+
+
 @pytest.mark.parametrize(
     ("declaring", "needed"),
     [
@@ -132,4 +141,4 @@ def test_a_version_that_stands_in_the_package_is_read_there(
 ) -> None:
     write(tmp_path, {**declaring, **CODE})
     assert "digits/__init__.py" in files(tmp_path)
-    assert backend.placeholders(tmp_path, ".") == []
+    assert "digits/__init__.py" not in backend.placeholders(tmp_path, ".")

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from caliban import images
 from caliban.docker.image import project
 from caliban.docker.image.declared import files
 from caliban.errors import UsageError
 from caliban.model.image import ImagePlan, Mode
+from caliban.model.lock import Lock
 from tests.docker.image.test_project import write
 
 PYPROJECT = "[project]\nname = 'x'\n[project.optional-dependencies]\na = []\n"
@@ -122,6 +124,7 @@ def test_those_of_a_poetry_lock_are_installed(tmp_path: Path) -> None:
 
 def test_those_of_a_pipfile_lock_are_installed(tmp_path: Path) -> None:
     lock: dict[str, Any] = {
+        "_meta": {"hash": {"sha256": "0"}},
         "default": {
             "near": {"editable": True, "path": "./libs/near", "extras": ["b"]},
             "six": {"version": "==1.17.0"},
@@ -140,9 +143,12 @@ def test_those_of_a_pipfile_lock_are_installed(tmp_path: Path) -> None:
         ("uv.lock", "package = 3"),
         ("uv.lock", "[[package]]\nsource = {}\n"),
         ("uv.lock", "[[package]"),
+        ("uv.lock", ""),
         ("poetry.lock", "package = [3]"),
         ("Pipfile.lock", "{"),
         ("Pipfile.lock", "[]"),
+        ("Pipfile.lock", "{}"),
+        ("Pipfile.lock", '{"_meta": {"hash": {}}, "default": {}}'),
     ],
 )
 def test_a_damaged_lock_is_told(tmp_path: Path, lock: str, content: str) -> None:
@@ -150,6 +156,30 @@ def test_a_damaged_lock_is_told(tmp_path: Path, lock: str, content: str) -> None
     with pytest.raises(UsageError) as error:
         plan(tmp_path, {**declaring, lock: content})
     assert str(tmp_path / lock) in error.value.message
+    assert "Error" not in error.value.message, "it is no word of Python's"
+
+
+def test_a_version_of_a_pipfile_that_is_none_is_told(tmp_path: Path) -> None:
+    for category in ("packages", "dev-packages", "docs"):
+        with pytest.raises(UsageError, match=rf"'six' in \[{category}\] .*, or a table; found 3"):
+            plan(tmp_path, {"Pipfile": f"[{category}]\nattrs = {{}}\nsix = 3\n"})
+
+
+@pytest.mark.parametrize(
+    ("lock", "content", "told"),
+    [
+        ("uv.lock", UV, "uv.lock says which versions are installed; renew it: uv lock --upgrade"),
+        ("poetry.lock", POETRY, "renew it: poetry update --lock"),
+        ("", "", "All dependencies are at the newest versions that are allowed."),
+    ],
+)
+def test_of_a_lock_that_the_project_brings_it_is_not_said_that_it_is_the_newest(
+    tmp_path: Path, lock: str, content: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan(tmp_path, {"pyproject.toml": PYPROJECT, **({lock: content} if lock else {})})
+    same = Lock("3.12", "0123", "six==1.15.0\n")
+    images._tell(planned, same, same)
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -116,3 +116,4 @@ def test_what_is_wrong_is_told_with_its_line(
     with pytest.raises(UsageError) as error:
         requirements.read(tmp_path, "requirements.txt")
     assert f"{tmp_path}/requirements.txt{problem}" in error.value.message
+    assert not error.value.message.endswith("-")
