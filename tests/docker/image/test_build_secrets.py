@@ -267,7 +267,7 @@ class TestConceal:
 
     def test_indexes_that_the_build_is_told_of_in_secret_are_left_out(self, found: Opened) -> None:
         lock = (
-            "--index-url https://pypi.org/simple\n"
+            "--index-url https://index.example/simple\n"
             "--extra-index-url https://me:other-password@host/simple\n"
             "--extra-index-url https://me:${TOKEN}@host/simple\n\na==1\n"
         )

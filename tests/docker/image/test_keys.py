@@ -106,7 +106,7 @@ KEYS: dict[str, tuple[str | bytes, str]] = {
     "token": (f"hf_{noise(34)}", "an access token"),
     ".netrc": ("machine api.wandb.ai\n  login user\n  password d41d8cd98f00b204\n", "a password"),
     ".pypirc": ("[pypi]\nusername = me\npassword = hunter2hunter2\n", "a password"),
-    ".npmrc": ("//registry.npmjs.org/:_authToken=npm_abcdef0123456789\n", "a token"),
+    ".npmrc": ("//npm.example/:_authToken=npm_abcdef0123456789\n", "a token"),
     ".kaggle/kaggle.json": (
         '{"username":"me","key":"0123456789abcdef0123456789abcdef"}',
         "Kaggle's API key",

@@ -52,7 +52,7 @@ name = "unused"
 source = { editable = "libs/unused" }
 [[package]]
 name = "six"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example/simple" }
 """
 
 POETRY = """\
