@@ -261,7 +261,8 @@ class TestLists:
     def test_jobs_and_pods_are_listed_whoever_has_made_them(
         self, own_namespace: Namespace, sweep: Path, inline: Inline
     ) -> None:
-        [name] = submitted(inline(*SUBMIT, "--xgroup", "g", "trainer.job", "--", "--exit", "7"))
+        group = ("--xgroup", "a group of mine")
+        [name] = submitted(inline(*SUBMIT, *group, "trainer.job", "--", "--exit", "7"))
         other = yaml.safe_load(inline(*SUBMIT, "--dry_run", "trainer.job").stdout)
         other["metadata"] = {"name": "of-somebody-else"}
         other["spec"]["template"]["metadata"] = {}
@@ -274,10 +275,10 @@ class TestLists:
         assert head.split() == ["NAME", "STATUS", "CREATED", "TIME", "XGROUP", "REASON"]
         assert {row.split()[0] for row in rows} == {name, "of-somebody-else"}
         [row] = [row for row in rows if row.startswith(name)]
-        assert "FAILED" in row and row.endswith("exit code 7")
-        [job] = json.loads(inline("cluster", "job", "ls", "--xgroup", "g", "--json").stdout)
+        assert "FAILED" in row and row.endswith("exit code 7") and group[1] in row
+        [job] = json.loads(inline("cluster", "job", "ls", *group, "--json").stdout)
         assert (job["name"], job["status"], job["exit_code"]) == (name, "FAILED", 7)
-        pods = json.loads(inline("cluster", "pod", "ls", "--xgroup", "g", "--json").stdout)
+        pods = json.loads(inline("cluster", "pod", "ls", *group, "--json").stdout)
         assert [(pod["job"], pod["status"], pod["exit_code"]) for pod in pods] == [
             (name, "FAILED", 7)
         ]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from caliban import flags, terminal
 from caliban.commands.cluster import place_choice
 from caliban.model.job import Outcome, Status, duration
-from caliban.model.labels import GROUP, UID
-from caliban.platform.kubernetes import labels, outcome, waiting
+from caliban.model.labels import UID
+from caliban.platform.kubernetes import labels, manifest, outcome, waiting
 
 if TYPE_CHECKING:
     from caliban.platform.kubernetes.backend import KubernetesBackend
@@ -114,7 +114,7 @@ def jobs(
             {
                 "name": metadata["name"],
                 "uid": _label(job, UID),
-                "xgroup": _label(job, GROUP),
+                "xgroup": manifest.group_of(job),
                 **_as_json(known),
                 "image": containers[0].get("image", ""),
                 "args": containers[0].get("args") or [],
@@ -134,7 +134,7 @@ def pods(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "name": pod["metadata"]["name"],
             "job": _job_of(pod),
-            "xgroup": _label(pod, GROUP),
+            "xgroup": manifest.group_of(pod),
             **_as_json(_of_pod(pod)),
             "node": pod["spec"].get("nodeName", ""),
             "created": pod["metadata"].get("creationTimestamp", ""),

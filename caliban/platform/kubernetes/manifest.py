@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from caliban.model import account
@@ -88,6 +89,13 @@ def job_name(stem: str, uid: str) -> str:
     """The name of a job: NAME-UID, of which the pods' names, and a label, are made."""
     cleaned = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     return f"{cleaned[: LONGEST - len(uid) - 1].rstrip('-') or 'caliban'}-{uid}"
+
+
+def group_of(thing: Mapping[str, Any]) -> str:
+    """The experiment group of a Job or a pod; "" for one that caliban hasn't made."""
+    metadata = thing["metadata"]
+    notes, found = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    return str(notes.get(_GROUP_NOTE) or found.get(GROUP, ""))
 
 
 def uid_of(name: str) -> str:
