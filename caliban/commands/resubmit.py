@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Asks, builds, runs; 0 only if everything that was asked for succeeded."""
     from caliban import launch
-    from caliban.commands import execution_choice, relaunch, summary
+    from caliban.commands import execution_choice, launch_record, relaunch, summary
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
     from caliban.platform.local import LocalBackend
@@ -111,10 +111,17 @@ def run(args: argparse.Namespace) -> int:
         jobs = again.jobs(jobs)
         backend = LocalBackend(Containers(engine), engine.host)
         how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
-        if not args.same_image:
-            jobs = _rebuilt(engine, store, jobs, plans, again)
-        sweep = launch.again(backend, store, jobs, again.digest)
-        code = summary.see_through(backend, store, args.xgroup, sweep, how)
+        as_they_were = {job.id for job in kept if not job.container_spec.get("live")}
+        new = [job for job in jobs if job.id not in as_they_were]
+        projects = [job.container_spec["directory"] for job in new]
+        has_gpus = bool(relaunch.options(jobs).gpus)
+        with launch_record.begin(args, add_arguments, engine, projects, has_gpus) as record:
+            if not args.same_image:
+                jobs = _rebuilt(engine, store, jobs, plans, again)
+            sweep = launch.again(backend, store, jobs, again.digest)
+            fresh = [job.image for job in jobs if job.id not in as_they_were]
+            record.keep(store, launch_record.made(sweep.jobs, launch_record.plans(jobs), fresh))
+            code = summary.see_through(backend, store, args.xgroup, sweep, how)
         return code or int(len(jobs) < len(chosen))
 
 
