@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -146,6 +146,30 @@ class Provenance:
     image: Image = Image()
     source: Source | None = None
     machine: Machine = Machine()
+
+    def command_line(self, arguments: Sequence[str] = ()) -> list[str]:
+        """The command that launched the jobs, in one form for all the ways to write it.
+
+        Args:
+          arguments: those of the jobs' own that were given on the command line.
+        """
+        words = ["caliban", *self.command.split()]
+        for name, value in self.flags.items():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                if each is True:
+                    words.append(f"--{name}")
+                elif str(each).startswith("-"):
+                    words.append(f"--{name}={each}")
+                else:
+                    words += [f"--{name}", str(each)]
+        module = self.plan.get("module")
+        if (
+            isinstance(module, Mapping)
+            and self.command != "resubmit"
+            and "resume" not in self.flags
+        ):
+            words += [str(module.get("name", "")), *(["--", *arguments] if arguments else [])]
+        return words
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON; `from_json` reads it back."""
