@@ -267,7 +267,7 @@ def _number(value: Any) -> float | int | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
-_NUMERAL = re.compile(r"[-+]?(\d{1,15}(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
+_NUMERAL = re.compile(r"[-+]?(\d{1,15}(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)
 
 
 def sort_key(value: Cell) -> tuple[int, float, str]:

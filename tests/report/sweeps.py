@@ -29,7 +29,9 @@ PROVENANCE = Provenance(
     command="run",
     flags={"experiment_config": "sweep.json", "nogpu": True},
     plan={**SPEC, "lock": LOCK},
-    image=Image("sha256:" + "4d3da2be" * 8, "caliban:cpu-1", "", "python:3.12", "sha256:" + "0" * 64),
+    image=Image(
+        "sha256:" + "4d3da2be" * 8, "caliban:cpu-1", "", "python:3.12", "sha256:" + "0" * 64
+    ),
     source=Source(
         digest="sha256:" + "5f" * 32,
         files={"trainer/train.py": "666 aa"},
