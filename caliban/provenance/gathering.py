@@ -19,7 +19,7 @@ from caliban import __version__, terminal
 from caliban.docker.engine import Engine
 from caliban.docker.image import context, inputs
 from caliban.docker.image.dockerfile import DEPENDENCIES, LABEL, LOCK, OWN_FOLDERS
-from caliban.errors import CalibanError
+from caliban.errors import EngineError, UsageError
 from caliban.model.image import ImagePlan
 from caliban.model.provenance import Image, Provenance, Repository, Source
 from caliban.provenance import git, machine
@@ -97,7 +97,7 @@ class Gathering:
         self._has_gpus = has_gpus
         self._repositories: dict[Path, tuple[Repository | None, str]] = {}
         self._threads: list[threading.Thread] = []
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
         self._start(self._look)
@@ -112,10 +112,9 @@ class Gathering:
         deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
-        if isinstance(self._failure, CalibanError | OSError):
-            terminal.warn(f"what exactly these jobs ran is not recorded: {self._failure}")
-        elif self._failure is not None and error is None:
-            raise self._failure
+        if self._failure is not None:  # of whatever kind: the jobs are none the worse for it
+            what = str(self._failure) or type(self._failure).__name__
+            terminal.warn(f"what exactly these jobs ran is not recorded: {what}")
 
     def keep(self, store: HistoryStore, made: Sequence[Made]) -> None:
         """Has it written down what jobs are made of, as soon as that is known.
@@ -130,7 +129,7 @@ class Gathering:
         def attempt() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001 - it is raised where this was started
+            except Exception as error:  # noqa: BLE001 - it is told where this was started
                 self._failure = self._failure or error
 
         # A git that hangs for good must not keep caliban from ending.
@@ -180,13 +179,18 @@ class Gathering:
 
 def _image(engine: Engine, made: Made) -> Image:
     """What the engine knows of an image and of the one that it is built on."""
-    found = engine.image(made.image)
     base = str(made.plan.get("base_image", ""))
+    try:
+        found = engine.image(made.image)
+    except EngineError:  # it may be restarting: the rest is known all the same
+        found = None
     if found is None:
         return Image(name=made.image, digest=made.image if "@" in made.image else "", base=base)
     labels = found.get("Config", {}).get("Labels") or {}
     base_id = str(labels.get(f"{LABEL}.base_id", ""))
-    below = engine.image(base_id) if base_id else None
+    below = None
+    with contextlib.suppress(EngineError):
+        below = engine.image(base_id) if base_id else None
     return Image(
         id=str(found["Id"]),
         name=_first(found.get("RepoTags")),
@@ -218,7 +222,10 @@ def _live_files(plan: ImagePlan, excluded: Sequence[Path]) -> tuple[dict[str, st
     """What stands for each file of live code, as far as it can be read in a few seconds."""
     deadline = time.monotonic() + _READING
     files: dict[str, str] = {}
-    listed = context.files(replace(plan, live=False, lock=""), excluded)
+    try:
+        listed = context.files(replace(plan, live=False, lock=""), excluded)
+    except UsageError as error:
+        return {}, error.message
     for file in listed:
         if time.monotonic() > deadline:
             return {}, "the files take too long to read"

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from caliban import process
 from caliban.docker.image import keys
@@ -248,34 +248,43 @@ def _submodules(git: _Git, top: Path, folder: str) -> dict[str, Repository]:
 
 
 def _checked(found: Repository, count: int) -> Repository:
-    """Leaves out a diff that has what looks like a key, and cuts one that is too long."""
-    for name, text in _parts(found.diff):
-        if key := keys.find_in(name, text.encode(errors="surrogateescape")):
-            note = f"the diff is left out: {_one_line(name)} has what looks like {key.what}"
-            return replace(found, diff="", note=note)
+    """Leaves out of a diff what looks like a key, and cuts one that is too long."""
     notes = []
-    if len(found.diff) > _LARGEST_DIFF:
-        kept = found.diff[: found.diff.rfind("\n", 0, _LARGEST_DIFF) + 1]
-        found = replace(found, diff=kept)
+    parts = []
+    for part in filter(None, _PART.split(found.diff)):
+        name, texts = _read(part)
+        keys_found = (keys.find_in(name, text.encode(errors="surrogateescape")) for text in texts)
+        if key := next(filter(None, keys_found), None):
+            notes.append(
+                f"{_one_line(name)} is left out of the diff: it has what looks like {key.what}"
+            )
+        else:
+            parts.append(part)
+    diff = "".join(parts)
+    if len(diff) > _LARGEST_DIFF:
+        diff = diff[: diff.rfind("\n", 0, _LARGEST_DIFF) + 1]
         notes.append(f"the diff is cut off after {_LARGEST_DIFF >> 20} MiB")
     if count > _NAMED:
         notes.append(f"{count - _NAMED} more files have changed")
-    left_out = [name for name, how in found.changed.items() if how == "??"]
-    missing = [name for name in left_out if f"b/{name}" not in found.diff and not notes]
+    new = [name for name, how in found.changed.items() if how == "??"]
+    missing = [name for name in new if f"b/{name}" not in found.diff and not notes]
     if missing:
         some = ", ".join(map(_one_line, missing[:3])) + (", ..." if len(missing) > 3 else "")
         notes.append(f"new files that are not in the diff: {some}")
-    return replace(found, note="; ".join(notes))
+    return replace(found, diff=diff, note="; ".join(notes))
 
 
-def _parts(diff: str) -> Iterator[tuple[str, str]]:
-    """For each file of a diff, its name and what it was, what it is, and both."""
-    for part in re.split(r"^diff --git ", diff, flags=re.MULTILINE)[1:]:
-        first, _, rest = part.partition("\n")
-        name = str(PurePosixPath(first.rpartition(" b/")[2] or first).name).strip('"')
-        lines = [line for line in rest.splitlines() if line[:1] in ("+", "-", " ")]
-        for kinds in ("+ ", "- ", "+- "):
-            yield name, "\n".join(line[1:] for line in lines if line[0] in kinds)
+# Where the part of the next file begins.
+_PART = re.compile(r"^(?=diff --git )", re.MULTILINE)
+
+
+def _read(part: str) -> tuple[str, Iterator[str]]:
+    """The name of the file that a part of a diff is about; what it is, what it was, and both."""
+    first, _, rest = part.partition("\n")
+    name = (first.rpartition(" b/")[2] or first).strip('"')
+    lines = [line for line in rest.split("\n") if line[:1] in ("+", "-", " ")]
+    kinds = ("+ ", "- ", "+- ")
+    return name, ("\n".join(line[1:] for line in lines if line[:1] in each) for each in kinds)
 
 
 def _one_line(text: str) -> str:

@@ -84,7 +84,8 @@ def _plotly() -> str:
     except ImportError:
         raise UsageError(
             "the charts of a report need the package plotly, which is not installed",
-            f"{_EXTRA} installs it where caliban is; --md makes a report without charts.",
+            f"{_EXTRA} installs it, or, with pipx: pipx inject caliban plotly\n"
+            "With --md, a report has no charts.",
         ) from None
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 

@@ -241,13 +241,15 @@ TOKEN = "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0fG3hJ6"
         ),
     ],
 )
-def test_a_diff_with_a_key_in_it_is_left_out(
+def test_what_looks_like_a_key_is_left_out_of_the_diff(
     repository: Path, name: str, text: str, what: str
 ) -> None:
     (repository / name).write_text(text)
+    (repository / "harmless.py").write_text("a = 1\n")
     found = look(repository)
-    assert found.diff == ""
-    assert found.note == f"the diff is left out: {Path(name).name} has what looks like {what}"
+    assert f"b/{name}" not in found.diff
+    assert "+a = 1\n" in found.diff
+    assert found.note == f"{name} is left out of the diff: it has what looks like {what}"
     assert name in found.changed
 
 
