@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "Show what exactly a job ran, and what became of it.",
     "diff": "Say what differs between two jobs.",
     "report": "Make a page of an experiment group: table, charts, best runs, failures, origin.",
+    "export": "Put an experiment group into one file, with all that it takes to run it again.",
     "resubmit": "Run the jobs of an experiment group again that failed or were stopped.",
     "logs": "Show what jobs have printed, and follow them while they run.",
     "stop": "Stop jobs that run or wait.",
