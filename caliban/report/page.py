@@ -31,6 +31,8 @@ _CAUSES = 30
 _JOBS = 12
 _LONGEST = 300
 
+_MOST_POINTS = 3000
+
 _EXTRA = "pip install 'caliban[report]'"
 
 
@@ -45,10 +47,11 @@ def render(facts: Facts, excerpts: Mapping[int, str]) -> str:
       UsageError: the plotting library is not installed.
     """
     scripts = [_plotly(), (_RESOURCES / "page.js").read_text()]
-    # The eval is for drawing by WebGL, whose programs plotly.js puts together as it draws.
+    # To draw by WebGL, plotly.js puts programs together as it draws.
+    allowed = [*map(_hash, scripts), *(["'unsafe-eval'"] if _needs_webgl(facts) else [])]
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
-        "style-src 'unsafe-inline'; script-src 'unsafe-eval' " + " ".join(map(_hash, scripts))
+        f"style-src 'unsafe-inline'; script-src {' '.join(allowed)}"
     )
     data = json.dumps(_data(facts), separators=(",", ":"), allow_nan=False)
     for letter in "<>&\u2028\u2029":
@@ -71,6 +74,11 @@ def render(facts: Facts, excerpts: Mapping[int, str]) -> str:
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"
     )
+
+
+def _needs_webgl(facts: Facts) -> bool:
+    """Whether there are more points than a browser draws as elements of the page."""
+    return len(facts.runs) * len(facts.parameters) > _MOST_POINTS
 
 
 def _plotly() -> str:
@@ -123,6 +131,7 @@ def _data(facts: Facts) -> dict[str, Any]:
         "columns": columns,
         "metric": facts.metric,
         "smaller": facts.is_smaller_better,
+        "webgl": _needs_webgl(facts),
         "best": facts.best[0].job.id if facts.best else None,
     }
 

@@ -48,6 +48,11 @@ def test_a_browser_opens_it_without_an_error_and_without_the_network(
     assert visit.page.locator("h1").inner_text() == "digits-sweep"
     assert visit.page.locator("#against .xtitle, #against .x2title").count() == 2
     assert visit.page.locator("#against .scatterlayer .trace").count() > 6
+    buttons = visit.page.locator("#against .modebar-btn")
+    titles = buttons.evaluate_all("all => all.map(each => each.dataset.title)")
+    assert "Download plot as a PNG" in titles
+    assert not any("Share" in title or "Cloud" in title for title in titles)
+    assert "unsafe-eval" not in report.read_text()[:2000]
 
 
 def test_the_table_is_sorted_by_any_column(report: Path, browser: Browser) -> None:
@@ -168,6 +173,8 @@ def test_ten_thousand_jobs_are_one_page(home: Path, inline: Inline, browser: Bro
     assert visit.page.locator("#shown").inner_text() == "25 of 10000 are shown"
     visit.page.get_by_role("button", name="accuracy").click()
     assert visit.page.locator("#jobs tbody tr").count() == 25
+    assert visit.page.locator("#against .main-svg").count() > 0
+    assert "not supported" not in visit.page.locator("#against").inner_text()
     # Of WebGL, a browser without a GPU says that it is slow.
     assert [said for said in visit.said if "GPU stall" not in said] == []
 

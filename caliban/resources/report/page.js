@@ -111,10 +111,14 @@
   fill();
 
   // ---- the charts ------------------------------------------------------------------------------
-  const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const CONFIG = {
+    displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    // Nothing of a report is sent anywhere.
+    showSendToCloud: false, plotlyServerURL: "",
+  };
   const FONT = { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 12 };
-  // Beyond this many points a page draws them by WebGL, where there is any.
-  const MANY = 3000;
+  const modebar = () => ({ bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--text") });
+  // Very many points are drawn by WebGL, where there is any.
   const hasWebGL = () => {
     try {
       return Boolean(document.createElement("canvas").getContext("webgl"));
@@ -174,7 +178,7 @@
     const width = against.clientWidth;
     const across = Math.min(parameters.length, width < 560 ? 1 : width < 900 ? 2 : 3);
     const down = Math.ceil(parameters.length / across);
-    const type = rows.length * parameters.length > MANY && hasWebGL() ? "scattergl" : "scatter";
+    const type = data.webgl && hasWebGL() ? "scattergl" : "scatter";
     const y = rows.map((index) => metric.values[index]);
     const best = rows.reduce((found, index) => {
       if (states[index] !== "SUCCEEDED") return found;
@@ -187,7 +191,7 @@
         "<br>" + plain(each.name, 30) + " = " + plain(each.values[index] === null ? "\u2013" : each.values[index], 40)).join(""));
     const layout = {
       height: 290 * down + 30, margin: { l: 60, r: 12, t: 12, b: 50 }, font: FONT, showlegend: false,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", modebar: modebar(),
       grid: { rows: down, columns: across, pattern: "independent", xgap: 0.16, ygap: Math.min(0.28, 0.75 / down) },
     };
     const traces = [];
@@ -244,7 +248,7 @@
       hovertemplate: "%{y} " + plain(state) + ", %{x} " + unit + "<extra></extra>",
     })).filter((trace) => trace.x.length);
     Plotly.react(durations, traces, {
-      height: 250, margin: { l: 60, r: 12, t: 8, b: 46 }, font: FONT, barmode: "stack", bargap: 0.06,
+      height: 250, margin: { l: 60, r: 12, t: 8, b: 46 }, font: FONT, barmode: "stack", bargap: 0.06, modebar: modebar(),
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12, x: 1, xanchor: "right" },
       xaxis: { title: { text: unit, standoff: 6 }, zeroline: false, rangemode: "tozero" },
