@@ -42,17 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares; 1 if something differs."""
-    from caliban import launch, settle
-    from caliban.commands import job_choice
+    from caliban import launch
+    from caliban.commands import jobs_now
     from caliban.model import comparison
 
     user = flags.user_name()
     with launch.open_history() as store:
-        jobs = [store.job(user, number) for number in (args.first, args.second)]
-        if any(not job.outcome.status.is_final for job in jobs):
-            still_open = [job for job in jobs if not job.outcome.status.is_final]
-            settle.refresh(store, still_open, job_choice.connect)
-            jobs = [store.job(user, number) for number in (args.first, args.second)]
+        jobs = jobs_now.by_number(store, user, [args.first, args.second])
         first, second = jobs
         known = [store.provenances.of_job(job.uid) for job in jobs]
     found = comparison.compare(first, second, *known)

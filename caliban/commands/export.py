@@ -53,20 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file, and prints its digest."""
-    from caliban import launch, settle
+    from caliban import launch
     from caliban.bundle import archive, contents
-    from caliban.commands import job_choice
+    from caliban.commands import jobs_now
     from caliban.docker.engine import Engine
 
     user = flags.user_name()
     with launch.open_history() as store:
-        settle.refresh(store, settle.unsettled(store, user, args.group), job_choice.connect)
-        jobs = sorted(store.group_jobs(user, args.group, 1), key=lambda job: job.id)
+        jobs = jobs_now.of_group(store, user, args.group)
         numbers = {job.uid: job.id for job in jobs}
         known = store.provenances.of_jobs(list(numbers)).values()
         launches = [(each, [numbers[uid] for uid in uids]) for each, uids in known]
-    if not jobs:
-        raise UsageError(f"experiment group '{args.group}' has no jobs")
     engine = Engine()
     path = home.expand(args.output)
     found = contents.gather(args.group, jobs, launches, engine, args.allow_key)

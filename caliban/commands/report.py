@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report."""
-    from caliban import launch, settle
-    from caliban.commands import job_choice
+    from caliban import launch
+    from caliban.commands import jobs_now
     from caliban.report import facts, markdown, page
 
     if not args.output and not args.md and sys.stdout.isatty():
@@ -70,11 +70,8 @@ def run(args: argparse.Namespace) -> int:
         )
     user = flags.user_name()
     with launch.open_history() as store:
-        settle.refresh(store, settle.unsettled(store, user, args.group), job_choice.connect)
-        jobs = store.group_jobs(user, args.group, 1)
+        jobs = jobs_now.of_group(store, user, args.group)
         launches = _launches(store, jobs)
-    if not jobs:
-        raise UsageError(f"experiment group '{args.group}' has no jobs")
     found = facts.find(args.group, jobs, args.sort, launches)
     text = markdown.render(found) if args.md else page.render(found, _excerpts(found))
     if args.output:
@@ -88,7 +85,7 @@ def _launches(store: HistoryStore, jobs: Sequence[Job]) -> list[Launch]:
     """What the jobs are made of, that of the oldest one first."""
     from caliban.report.facts import Launch
 
-    numbers = {job.uid: job.id for job in sorted(jobs, key=lambda job: job.id)}
+    numbers = {job.uid: job.id for job in jobs}
     found = store.provenances.of_jobs(list(numbers))
     return [Launch(each, [numbers[uid] for uid in uids]) for each, uids in found.values()]
 

@@ -59,15 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Brings the job up to date and shows it; 1 if the one thing that is asked for is missing."""
-    from caliban import launch, settle
-    from caliban.commands import job_choice
+    from caliban import launch
+    from caliban.commands import jobs_now
 
     user = flags.user_name()
     with launch.open_history() as store:
-        job = store.job(user, args.job)
-        if not job.outcome.status.is_final:
-            settle.refresh(store, [job], job_choice.connect)
-            job = store.job(user, args.job)
+        (job,) = jobs_now.by_number(store, user, [args.job])
         provenance = store.provenances.of_job(job.uid)
     if args.diff:
         return _print(job, _diff_of(provenance), "no diff is recorded")
