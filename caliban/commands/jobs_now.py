@@ -45,4 +45,5 @@ def _refresh(store: HistoryStore, jobs: Sequence[Job]) -> None:
     from caliban import settle
     from caliban.commands import job_choice
 
-    settle.refresh(store, jobs, job_choice.connect)
+    with job_choice.Places() as places:
+        settle.refresh(store, jobs, places.connect, places.backends)

@@ -65,8 +65,8 @@ class Queries:
         Args:
           user: whose jobs.
           group: of which group; None for all.
-          waits: whether the process that launched jobs is about to start them; those that wait for
-            such a one are left out.
+          waits: whether the process that launched jobs is about to start them, or to send them
+            elsewhere; those that wait for such a one are left out.
 
         Raises:
           UsageError: the user has no such group.
