@@ -52,6 +52,10 @@ COMMANDS: Mapping[str, str | Group] = {
         },
     ),
     "status": "Show jobs and what became of them.",
+    "show": "Show what exactly a job ran, and what became of it.",
+    "diff": "Say what differs between two jobs.",
+    "report": "Make a page of an experiment group: table, charts, best runs, failures, origin.",
+    "export": "Put an experiment group into one file, with all that it takes to run it again.",
     "resubmit": "Run the jobs of an experiment group again that failed or were stopped.",
     "logs": "Show what jobs have printed, and follow them while they run.",
     "stop": "Stop jobs that run or wait.",
@@ -334,6 +338,7 @@ def _dispatch(
         raise _stray(args.stray, own, script_args)
     if script_args and not hasattr(args, "module"):
         raise UsageError(f"'caliban {' '.join(path)}' takes no arguments after '--'")
+    args.command = " ".join(path)
     args.script_args = tuple(script_args)
     code: int = args.run(args)
     return code

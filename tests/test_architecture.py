@@ -27,7 +27,7 @@ LINES = (
     ("home", "interrupt", "process", "terminal"),
     ("board", "document", "joblog", "model"),
     ("config", "docker", "history", "platform"),
-    ("ending", "gpu_pool", "remote"),
+    ("bundle", "ending", "gpu_pool", "provenance", "remote", "report"),
     ("settle",),
     ("runner",),
     ("flags", "images", "launch"),

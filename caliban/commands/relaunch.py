@@ -27,7 +27,7 @@ def resume(args: argparse.Namespace) -> int:
     Args:
       args: the command line, see flags.add_execution_arguments.
     """
-    from caliban.commands import execution_choice, summary
+    from caliban.commands import execution_choice, launch_record, run, summary
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
     from caliban.platform.local import LocalBackend
@@ -58,8 +58,14 @@ def resume(args: argparse.Namespace) -> int:
         again = Again()
         jobs = again.jobs(jobs)
         how = execution_choice.choose(args, store, backend, options(jobs))
-        sweep = launch.again(backend, store, jobs, again.digest)
-        return summary.see_through(backend, store, args.resume, sweep, how)
+        live = [job for job in jobs if job.container_spec.get("live")]
+        projects = [job.container_spec["directory"] for job in live]
+        has_gpus = bool(options(jobs).gpus)
+        with launch_record.begin(args, run.add_arguments, engine, projects, has_gpus) as record:
+            sweep = launch.again(backend, store, jobs, again.digest)
+            plans, fresh = launch_record.plans(jobs), [job.image for job in live]
+            record.keep(store, launch_record.made(sweep.jobs, plans, fresh))
+            return summary.see_through(backend, store, args.resume, sweep, how)
 
 
 def _list(jobs: Sequence[Job]) -> int:

@@ -128,7 +128,7 @@ def _run_here(
 ) -> int:
     """Runs jobs on this machine again; returns the exit code."""
     from caliban import launch
-    from caliban.commands import execution_choice, relaunch, summary
+    from caliban.commands import execution_choice, launch_record, relaunch, summary
     from caliban.docker.containers import Containers
     from caliban.platform.local import LocalBackend
 
@@ -139,10 +139,17 @@ def _run_here(
     jobs = again.jobs(jobs)
     backend = LocalBackend(Containers(engine), engine.host)
     how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
-    if not args.same_image:
-        jobs = _rebuilt(_images(engine, store, jobs, plans, again), jobs, plans)
-    sweep = launch.again(backend, store, jobs, again.digest)
-    return summary.see_through(backend, store, args.xgroup, sweep, how)
+    as_they_were = {job.id for job in kept if not job.container_spec.get("live")}
+    new = [job for job in jobs if job.id not in as_they_were]
+    projects = [job.container_spec["directory"] for job in new]
+    has_gpus = bool(relaunch.options(jobs).gpus)
+    with launch_record.begin(args, add_arguments, engine, projects, has_gpus) as record:
+        if not args.same_image:
+            jobs = _rebuilt(_images(engine, store, jobs, plans, again), jobs, plans)
+        sweep = launch.again(backend, store, jobs, again.digest)
+        fresh = [job.image for job in jobs if job.id not in as_they_were]
+        record.keep(store, launch_record.made(sweep.jobs, launch_record.plans(jobs), fresh))
+        return summary.see_through(backend, store, args.xgroup, sweep, how)
 
 
 def _choose(

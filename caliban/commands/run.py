@@ -190,14 +190,27 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
 def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
     """Builds the image, runs the jobs and sums up; returns the exit code."""
     from caliban import launch, settle
-    from caliban.commands import container_choice, execution_choice, image_choice, summary
+    from caliban.commands import (
+        container_choice,
+        execution_choice,
+        image_choice,
+        launch_record,
+        summary,
+    )
     from caliban.docker.containers import Containers
+    from caliban.model.image import Mode
     from caliban.platform.local import LocalBackend
 
     args, options = wanted.args, container.options
     code = _code(wanted) if args.live else None
     engine.check_program()
-    with launch.open_history() as store:
+    record = launch_record.begin(
+        *(args, add_arguments, engine),
+        projects=[wanted.plan.directory] if args.live or not args.image_id else [],
+        has_gpus=bool(wanted.choice.mode is Mode.GPU),
+        experiments=wanted.experiments.config if args.experiment_config else None,
+    )
+    with launch.open_history() as store, record:
         options = replace(
             options,
             gpus=container_choice.gpus(engine, wanted.choice.mode, "run"),
@@ -232,6 +245,9 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
                 rerun=args.rerun or not args.xgroup,
             ),
         )
+        fresh = [image] if args.live or not args.image_id else []
+        plans, secrets = {image: plan.to_json()}, wanted.choice.secrets
+        record.keep(store, launch_record.made(sweep.jobs, plans, fresh, secrets))
         return summary.see_through(backend, store, group, sweep, how)
 
 
