@@ -109,6 +109,11 @@ class HistoryStore(Recording):
         which = [Status.RUNNING.value, *([Status.SUBMITTED.value] if waiting else [])]
         return self._stop(uids, schema.jobs.c.status.in_(which), {"stop_requested": now})
 
+    def withdraw_stop(self, uids: Sequence[str]) -> None:
+        """Takes it back that jobs are to end, which they don't know: those that have not ended."""
+        is_open = [each.value for each in Status if not each.is_final]
+        self._stop(uids, schema.jobs.c.status.in_(is_open), {"stop_requested": None})
+
     def cancel(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
         """Ends jobs that wait for their start; returns the uids of those that did."""
         waits = schema.jobs.c.status == Status.SUBMITTED.value
@@ -210,11 +215,18 @@ class HistoryStore(Recording):
 
     def add_detail(self, uid: str, key: str, value: Any) -> None:
         """Writes down one more thing about a job: a JSON value, found again in Job.details."""
-        of_job = schema.jobs.c.uid == uid
+        self.add_details(key, {uid: value})
+
+    def add_details(self, key: str, values: Mapping[str, Any]) -> None:
+        """The same for several jobs: the value of each, by uid."""
+        if not values:
+            return
         with self._database.writing() as connection:
-            stored = connection.execute(select(schema.jobs.c.details).where(of_job)).scalar()
-            details = rows.to_json({**rows.mapping(stored), key: value})
-            connection.execute(update(schema.jobs).where(of_job).values(details=details))
+            for uid, value in sorted(values.items()):
+                of_job = schema.jobs.c.uid == uid
+                stored = connection.execute(select(schema.jobs.c.details).where(of_job)).scalar()
+                details = rows.to_json({**rows.mapping(stored), key: value})
+                connection.execute(update(schema.jobs).where(of_job).values(details=details))
 
 
 def _cancelled(reason: str, now: datetime.datetime) -> dict[str, Any]:
