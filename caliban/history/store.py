@@ -15,12 +15,11 @@ from caliban.history.database import Database
 from caliban.history.leases import Leases
 from caliban.history.locks import Locks
 from caliban.history.migrations import prepare
+from caliban.history.opening import DEFAULT_URL as DEFAULT_URL
 from caliban.history.outlines import Outlines
 from caliban.history.queries import find_group
 from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
 from caliban.model.report import Report, fit
-
-DEFAULT_URL = "sqlite:///~/.caliban/caliban.db"
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ def build(
     arguments += ["--pull"] * pull + ["--no-cache"] * no_cache
     sent = files(project, own, excluded)
     keys.check(sent, allowed_keys)
-    builder = builders.detect(engine)
-    builders.check_secrets(builder, engine, plan.secrets)
+    builder = builders.of_client(engine)
+    builders.check_secrets(engine, plan.secrets)
     opened = secrets.open(plan.secrets)
     terminal.note(f"Building the base image {plan.base_image} from {own.path}")
     with builders.running(
