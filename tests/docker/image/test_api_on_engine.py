@@ -57,7 +57,7 @@ def test_a_step_that_fails_is_told_with_its_output(
     builder: Builder, small: Dockerd, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BuildError, match="could not be built: it is broken"):
-        build(builder, "RUN echo seen; echo it is broken >&2; exit 3")
+        build(builder, "RUN echo seen; echo it is broken; exit 3")
     assert "seen" in capfd.readouterr().err
 
 
