@@ -19,7 +19,6 @@ from caliban.docker.image import (
     context,
     dockerfile,
     inputs,
-    keys,
     lock,
     own_dockerfile,
 )
@@ -153,6 +152,8 @@ class Images:
             now = known.find(digest)
             if now and not upgrade:
                 return replace(plan, lock=now), False
+            from caliban.docker.image import keys
+
             sent = [*context.declared(plan), *context.files(plan, self.hidden)]
             keys.check(sent, self.allowed_keys)
             project = lock.project(plan, platform)

@@ -12,17 +12,13 @@ from caliban.docker.image import (
     base,
     context,
     dockerfile,
-    explain,
     inputs,
-    keys,
-    order,
     own_dockerfile,
     provenance,
 )
 from caliban.docker.image import builder as builders
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.docker.image.builder import Builder
-from caliban.docker.image.order import Order
 from caliban.model.image import ImagePlan
 
 
@@ -67,6 +63,8 @@ def ensure(
             if not inputs.is_kept(plan, name):
                 inputs.keep(plan, inputs.of(plan, parts, files, hidden))
             return found
+        from caliban.docker.image import explain, keys, order
+
         keys.check([*context.declared(plan), *files], allowed_keys)
         builders.check_secrets(engine, plan.secrets)
         opened = secrets.open(plan.secrets, [file.path for file in context.declared(plan)])
@@ -78,7 +76,7 @@ def ensure(
         builder = builders.detect(engine)
         sections = list(dockerfile.sections(plan, builder is Builder.BUILDKIT))
         built = order.carry_out(
-            Order(builder, sections, files, name, labels, no_cache, opened), engine
+            order.Order(builder, sections, files, name, labels, no_cache, opened), engine
         )
         inputs.keep(plan, made_of)
     return built

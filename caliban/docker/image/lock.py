@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import shlex
-import tarfile
 import threading
 import time
 import uuid
@@ -14,16 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from caliban import process
-from caliban.docker.containers import OWNER, Containers
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder as builders
-from caliban.docker.image import context, dockerfile, order, uv
+from caliban.docker.image import context, dockerfile, uv
 from caliban.docker.image.build_secrets import BuildSecrets
 from caliban.docker.image.builder import Builder
 from caliban.docker.image.declared import files as declared
 from caliban.docker.image.declared import resolution
 from caliban.docker.image.dockerfile import DEPENDENCIES, LOCK, LOCK_FILE, VENV, Section
-from caliban.docker.image.order import Order
 from caliban.model.image import WORKING_DIRECTORY, ImagePlan
 from caliban.model.lock import Lock
 
@@ -92,6 +89,8 @@ def resolve(
       BuildError: it can't be resolved; the output has been shown.
       EngineError: the engine does not answer.
     """
+    from caliban.docker.image import order
+
     builders.check_secrets(engine, plan.secrets)
     builder = builders.detect(engine)
     files = context.declared(plan)
@@ -102,7 +101,7 @@ def resolve(
     opened = secrets.open(plan.secrets, [file.path for file in files])
     loading = threading.Thread(target=engine.load, daemon=True)  # for `_read`
     loading.start()
-    wanted = Order(builder, sections, files, secrets=opened)
+    wanted = order.Order(builder, sections, files, secrets=opened)
     image = order.carry_out(wanted, engine, "the dependencies could not be resolved")
     loading.join()
     found = _read(engine, image)
@@ -140,6 +139,10 @@ def _sections(
 
 def _read(engine: Engine, image: str) -> bytes:
     """What the resolver has found, taken from its image, which is removed."""
+    import tarfile
+
+    from caliban.docker.containers import OWNER, Containers
+
     client = engine.client
     name = f"caliban-step-{uuid.uuid4().hex[:12]}"
     labels = {OWNER: process.identity()}
