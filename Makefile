@@ -26,7 +26,7 @@ venv:  ## Make the virtual environment .venv, with caliban in it
 dev:  ## The same, with the development tools
 	@$(PREPARE) dev
 
-programs:  ## See to a browser and a terminal for the tests
+programs:  ## See to a browser, a terminal and a registry for the tests
 	@$(PREPARE) programs
 
 engine:  ## See to a Docker engine and a base image

@@ -4,19 +4,58 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
 from caliban import __version__, home
 from caliban.errors import UsageError
 
-# name -> what it does, in one line. Each is a module of caliban.commands.
-COMMANDS: Mapping[str, str] = {
+
+class Group:
+    """A command that has commands of its own.
+
+    Attributes:
+      summary: what they are about, in one line.
+      commands: by name, see COMMANDS.
+    """
+
+    # No dataclass: importing what makes those costs a third of what `caliban --help` may.
+    def __init__(self, summary: str, commands: Mapping[str, str | Group]) -> None:
+        self.summary = summary
+        self.commands = commands
+
+
+# name -> what it does, in one line. Each is a module of caliban.commands, those of a group in a
+# package of its name.
+COMMANDS: Mapping[str, str | Group] = {
     "shell": "Open a shell in a container, with the current directory live in it.",
     "notebook": "Start Jupyter in a container, with the current directory live in it.",
     "build": "Build the image that `run` would use, and print its id.",
     "run": "Run code in a container on this machine, once or for every experiment of a sweep.",
+    "cloud": "Run code on Vertex AI, once or for every experiment of a sweep.",
+    "cluster": Group(
+        "Run code on Kubernetes: on GKE, or on any cluster that a kubeconfig names.",
+        {
+            "ls": "List the GKE clusters of a project.",
+            "create": "Make a GKE cluster.",
+            "delete": "Delete a GKE cluster.",
+            "job": Group(
+                "Submit jobs to a cluster, and list them.",
+                {
+                    "submit": "Submit code, once or for every experiment of a sweep.",
+                    "submit_file": "Submit jobs that a file describes.",
+                    "ls": "List the jobs of a cluster.",
+                },
+            ),
+            "pod": Group("List pods.", {"ls": "List the pods of a cluster's jobs."}),
+            "node_pool": Group("List node pools.", {"ls": "List the node pools of a cluster."}),
+        },
+    ),
     "status": "Show jobs and what became of them.",
+    "show": "Show what exactly a job ran, and what became of it.",
+    "diff": "Say what differs between two jobs.",
+    "report": "Make a page of an experiment group: table, charts, best runs, failures, origin.",
+    "export": "Put an experiment group into one file, with all that it takes to run it again.",
     "resubmit": "Run the jobs of an experiment group again that failed or were stopped.",
     "logs": "Show what jobs have printed, and follow them while they run.",
     "stop": "Stop jobs that run or wait.",
@@ -45,12 +84,48 @@ def run(argv: Sequence[str]) -> int:
     """
     own, script_args = split_at_dashes(argv)
     own = _join_dashed_values(expand_flagfiles(own))
-    name = next((word for word in own if word in COMMANDS), "")
-    command = importlib.import_module(f"caliban.commands.{name}") if name else None
-    fast = _parser(HelpfulParser, name, command)
-    if "--helpfull" in own or _has_unknown_options(own, fast, name):
-        return _run_with_absl(own, script_args, name, command)
-    return _dispatch(_parse(fast, own, name), own, script_args)
+    path, is_whole = command_path(own)
+    command = module_of(path) if is_whole else None
+    fast = _parser(HelpfulParser, path, command)
+    if "--helpfull" in own or _has_unknown_options(own, fast, path):
+        return _run_with_absl(own, script_args, path, command)
+    return _dispatch(_parse(fast, own, path), path, own, script_args)
+
+
+def command_paths(
+    commands: Mapping[str, str | Group] = COMMANDS, group: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """The names on the way to each command, one of them ("cluster", "job", "submit")."""
+    for name, each in commands.items():
+        path = (*group, name)
+        if isinstance(each, Group):
+            yield from command_paths(each.commands, path)
+        else:
+            yield path
+
+
+def module_of(path: Sequence[str]) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(".".join(("caliban.commands", *path)))
+
+
+def command_path(words: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The command that a command line names.
+
+    Returns:
+      The names on the way to it, ("cluster", "job", "submit") for one, and whether they lead to a
+      command: not if the last is the name of a group, or there is none.
+    """
+    path: list[str] = []
+    commands = COMMANDS
+    for word in words:
+        if (found := commands.get(word)) is None:
+            continue
+        path.append(word)
+        if not isinstance(found, Group):
+            return tuple(path), True
+        commands = found.commands
+    return tuple(path), False
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -121,7 +196,7 @@ class HelpfulParser(argparse.ArgumentParser):
 
 
 def _parser(
-    parser_class: type[argparse.ArgumentParser], name: str, command: ModuleType | None
+    parser_class: type[argparse.ArgumentParser], path: Sequence[str], command: ModuleType | None
 ) -> argparse.ArgumentParser:
     """The parser for a command line whose command is known: only that one's flags are defined."""
     parser = parser_class(
@@ -130,38 +205,56 @@ def _parser(
         epilog="`caliban COMMAND --help` tells more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", metavar="{" + ",".join(COMMANDS) + "}", required=True, title="commands"
+    _add_commands(parser, COMMANDS, path, command)
+    return parser
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser,
+    commands: Mapping[str, str | Group],
+    path: Sequence[str],
+    command: ModuleType | None,
+) -> None:
+    """Adds commands; those of a group, and the flags of a command, only along the path."""
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="{" + ",".join(commands) + "}", required=True, title="commands"
     )
-    for each, summary in COMMANDS.items():
-        child = commands.add_parser(each, help=summary, description=summary)
-        if command is not None and each == name:
+    for name, each in commands.items():
+        summary = each.summary if isinstance(each, Group) else each
+        child = subparsers.add_parser(name, help=summary, description=summary)
+        if name not in path[:1]:
+            continue
+        if isinstance(each, Group):
+            _add_commands(child, each.commands, path[1:], command)
+        elif command is not None:
             child.formatter_class = argparse.RawDescriptionHelpFormatter
             child.description = command.__doc__
             command.add_arguments(child)
             child.set_defaults(run=command.run)
-    return parser
 
 
-def _parse(parser: argparse.ArgumentParser, words: Sequence[str], name: str) -> argparse.Namespace:
+def _parse(
+    parser: argparse.ArgumentParser, words: Sequence[str], path: Sequence[str]
+) -> argparse.Namespace:
     """Parses; an unknown flag is answered with the usage of the command it was given to."""
     args, unknown = parser.parse_known_args(words)
     if unknown:
         import difflib
 
-        command = _command_parser(parser, name)
+        command = _command_parser(parser, path)
         near = difflib.get_close_matches(unknown[0].partition("=")[0], _options(command), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
 
 
-def _command_parser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+def _command_parser(
+    parser: argparse.ArgumentParser, path: Sequence[str]
+) -> argparse.ArgumentParser:
     """The parser of one command within the whole."""
     for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction) and name in action.choices:
-            found: argparse.ArgumentParser = action.choices[name]
-            return found
+        if isinstance(action, argparse._SubParsersAction) and path and path[0] in action.choices:
+            return _command_parser(action.choices[path[0]], path[1:])
     return parser
 
 
@@ -169,9 +262,11 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
 
 
-def _has_unknown_options(words: Sequence[str], parser: argparse.ArgumentParser, name: str) -> bool:
+def _has_unknown_options(
+    words: Sequence[str], parser: argparse.ArgumentParser, path: Sequence[str]
+) -> bool:
     """Whether a word looks like an option that is not ours, and may therefore be absl's."""
-    known = {*_options(parser), *_options(_command_parser(parser, name))}
+    known = {*_options(parser), *_options(_command_parser(parser, path))}
     for word in words:
         option = word.partition("=")[0]
         if option.startswith("--") and not any(each.startswith(option) for each in known):
@@ -211,17 +306,20 @@ def _stray(stray: Sequence[str], own: Sequence[str], script_args: Sequence[str])
 
 
 def _run_with_absl(
-    own: Sequence[str], script_args: Sequence[str], name: str, command: ModuleType | None
+    own: Sequence[str],
+    script_args: Sequence[str],
+    path: Sequence[str],
+    command: ModuleType | None,
 ) -> int:
     """Parses with absl's flags as well, and runs under absl, which makes them work (--pdb)."""
     from absl import app
     from absl.flags import argparse_flags
 
-    parser = _parser(argparse_flags.ArgumentParser, name, command)
-    args = _parse(parser, own, name)
+    parser = _parser(argparse_flags.ArgumentParser, path, command)
+    args = _parse(parser, own, path)
     try:
         app.run(
-            lambda _: _dispatch(args, own, script_args),
+            lambda _: _dispatch(args, path, own, script_args),
             argv=["caliban"],
             flags_parser=lambda argv: argv,
         )
@@ -230,11 +328,17 @@ def _run_with_absl(
     return 0
 
 
-def _dispatch(args: argparse.Namespace, own: Sequence[str], script_args: Sequence[str]) -> int:
+def _dispatch(
+    args: argparse.Namespace,
+    path: Sequence[str],
+    own: Sequence[str],
+    script_args: Sequence[str],
+) -> int:
     if getattr(args, "stray", []):
         raise _stray(args.stray, own, script_args)
     if script_args and not hasattr(args, "module"):
-        raise UsageError(f"'caliban {args.command}' takes no arguments after '--'")
+        raise UsageError(f"'caliban {' '.join(path)}' takes no arguments after '--'")
+    args.command = " ".join(path)
     args.script_args = tuple(script_args)
     code: int = args.run(args)
     return code

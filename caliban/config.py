@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from caliban.errors import UsageError
-from caliban.model import dlvm
+from caliban.model import dlvm, image_name
 from caliban.model.image import DEFAULT_BASE_IMAGES, Mode, ProjectDockerfile
 
 FILE_NAME = ".calibanconfig.json"
@@ -24,6 +24,8 @@ class GCloud:
 
     project_id: str | None = None
     cloud_key: str | None = None
+    region: str | None = None
+    per_minute: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Config:
       build_time_credentials: whether private dependencies need the user's Google Cloud credentials.
       allowed_keys: files that may be in an image although they look like keys, see keys.check.
       julia_version: version of Julia to install.
+      image_registry: what the names of images begin with that jobs elsewhere pull; None where the
+        file doesn't say.
       gcloud: defaults for Google Cloud.
       mlflow: the metrics database, if there is one.
       uv: the "uv" entry of the uv-metrics library, as it stands.
@@ -63,6 +67,7 @@ class Config:
     build_time_credentials: bool = False
     allowed_keys: tuple[str, ...] = ()
     julia_version: str | None = None
+    image_registry: str | None = None
     gcloud: GCloud = GCloud()
     mlflow: MLFlow | None = None
     uv: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +78,6 @@ class Config:
         asked = {
             "mlflow_config": self.mlflow,
             "uv": self.uv,
-            "gcloud.project_id": self.gcloud.project_id,
         }
         return [
             f'"{key}" in {FILE_NAME} has no effect yet' for key, value in asked.items() if value
@@ -185,6 +189,12 @@ def _checks() -> dict[str, tuple[str, Any]]:
         path = PurePosixPath(value.strip())
         return bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
+    def is_registry(value: str) -> bool:
+        try:
+            return bool(image_name.registry(value))
+        except UsageError:
+            return False
+
     def is_version(value: str) -> bool:
         return bool(re.fullmatch(r"\d+(\.\d+){0,2}(-\w+)?", value.strip()))
 
@@ -226,9 +236,17 @@ def _checks() -> dict[str, tuple[str, Any]]:
             'a version, like "1.10" or "1.10.4"',
             Or(And(str, is_version), None),
         ),
+        "image_registry": (
+            'what the names of images in a registry begin with, like "registry.example.com/team"',
+            And(str, is_registry),
+        ),
         "gcloud": (
-            'an object with one or both of the keys "project_id" and "cloud_key"',
-            {Optional("project_id"): text, Optional("cloud_key"): text},
+            'an object with any of the strings "project_id", "cloud_key" and "region", and '
+            'perhaps "per_minute", a positive whole number',
+            {
+                **{Optional(key): text for key in ("project_id", "cloud_key", "region")},
+                Optional("per_minute"): And(int, lambda value: value > 0 and value is not True),
+            },
         ),
         "mlflow_config": (
             'an object with the strings "project", "region", "db", "user", "password" and '
@@ -247,6 +265,7 @@ def _build(content: Mapping[str, Any]) -> Config:
     """The Config of content that has been checked."""
     mode = content.get("default_mode")
     julia = content.get("julia_version")
+    registry = content.get("image_registry")
     mlflow = content.get("mlflow_config")
     return Config(
         apt_packages=_by_mode(
@@ -259,6 +278,7 @@ def _build(content: Mapping[str, Any]) -> Config:
         build_time_credentials=content.get("build_time_credentials", False),
         allowed_keys=tuple(map(str.strip, content.get("allowed_keys", ()))),
         julia_version=julia and julia.strip(),
+        image_registry=registry and image_name.registry(registry),
         gcloud=GCloud(**content.get("gcloud", {})),
         mlflow=MLFlow(**mlflow) if mlflow else None,
         uv=content.get("uv", {}),

@@ -55,9 +55,27 @@ def read(source: str) -> object:
     if source.lower() == _STDIN:
         source = _STDIN
     text = _decode(source, _bytes(source))
-    if Path(source).suffix.lower() in (".yaml", ".yml"):
-        return _parse_yaml(source, text)
+    if _is_yaml(source):
+        return _parse_yaml(source, text)[0]
     return _parse_json(source, text)
+
+
+def read_all(source: str) -> list[object]:
+    """Reads the documents of a file; the same as `read`, but YAML may have several, or empty ones.
+
+    Args:
+      source: see `read`.
+
+    Raises:
+      UsageError: see `read`.
+    """
+    if not _is_yaml(source):
+        return [read(source)]
+    return _parse_yaml(source, _decode(source, _bytes(source)), has_several=True)
+
+
+def _is_yaml(source: str) -> bool:
+    return Path(source).suffix.lower() in (".yaml", ".yml")
 
 
 def _bytes(source: str) -> bytes:
@@ -213,12 +231,18 @@ def _find_repeated_key(text: str) -> int:
     return 0
 
 
-def _parse_yaml(name: str, text: str) -> object:
+def _parse_yaml(name: str, text: str, has_several: bool = False) -> list[object]:
+    """The documents of a text: one that is not empty or, with `has_several`, those that are not."""
     import yaml
 
     try:
         _limit_depth(text)
-        document: object = yaml.load(text, Loader=_strict_loader())
+        loader = _strict_loader()
+        documents: list[object] = (
+            [each for each in yaml.load_all(text, Loader=loader) if each is not None]
+            if has_several
+            else [yaml.load(text, Loader=loader)]
+        )
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(filter(None, (error.context, error.problem)))
         mark = error.problem_mark or error.context_mark
@@ -227,9 +251,9 @@ def _parse_yaml(name: str, text: str) -> object:
         match = yaml.reader.Reader.NON_PRINTABLE.search(text)
         problem = f"found {ascii(match[0]) if match else 'a character'}, which YAML does not allow"
         raise _error(name, text, match.start() if match else 0, problem) from None
-    if document is None:
+    if not documents or documents == [None]:
         raise UsageError(f"{name}: is empty")
-    return document
+    return documents
 
 
 def _limit_depth(text: str) -> None:

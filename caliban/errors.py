@@ -50,6 +50,34 @@ class HistoryError(CalibanError):
     """The history database cannot be opened, read or written."""
 
 
+class PlatformError(CalibanError):
+    """A platform elsewhere has not done what was asked for, or nobody knows.
+
+    Attributes:
+      status: of HTTP; 0 if there was no answer.
+      reason: the platform's name for the error: "NOT_FOUND"; "" without.
+    """
+
+    def __init__(self, message: str, hint: str = "", status: int = 0, reason: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.reason = reason
+
+
+class RefusedError(PlatformError):
+    """A platform has refused a request: it was not carried out."""
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it is not about this job: any other one would be refused there as well."""
+        # Nobody known, no rights, no such place, a quota that is used up.
+        return self.status in (401, 403, 404, 429)
+
+
+class UnknownOutcomeError(PlatformError):
+    """No answer came, or none that says so: the request may have been carried out."""
+
+
 class Problems:
     """Collects usage errors, so that the user sees all of them at once."""
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """What decides the image: `Namespace.nogpu, cloud_key, extras, no_cache, upgrade_deps, ...`."""
+def add_image_arguments(parser: argparse.ArgumentParser, is_remote: bool = False) -> None:
+    """What decides the image: `Namespace.nogpu, cloud_key, extras, no_cache, upgrade_deps, ...`.
+
+    Args:
+      parser: of the command.
+      is_remote: whether jobs run elsewhere, where they don't get this machine's credentials.
+    """
     parser.add_argument("--nogpu", action="store_true", help="Disable GPU mode and force CPU-only.")
-    parser.add_argument(
-        "--cloud_key",
-        metavar="FILE",
-        help="Google Cloud service account key that the job uses (default: the file that "
-        "$GOOGLE_APPLICATION_CREDENTIALS names). It is mounted read-only at run time, never "
-        "copied into an image.",
-    )
+    if is_remote:
+        add_key_argument(parser)
+    else:
+        parser.add_argument(
+            "--cloud_key",
+            metavar="FILE",
+            help="Google Cloud service account key that the job uses (default: the file that "
+            "$GOOGLE_APPLICATION_CREDENTIALS names). It is mounted read-only at run time, never "
+            "copied into an image.",
+        )
     parser.add_argument(
         "-e",
         "--extras",
@@ -161,6 +170,104 @@ def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_key_argument(parser: argparse.ArgumentParser) -> None:
+    """As whom caliban asks Google: `Namespace.cloud_key`; see platform.google.access."""
+    parser.add_argument(
+        "--cloud_key",
+        metavar="FILE",
+        help="Google Cloud service account key that caliban itself works with (default: the file "
+        "that $GOOGLE_APPLICATION_CREDENTIALS names; else the account that gcloud has logged in). "
+        "No job and no image gets it.",
+    )
+
+
+def add_project_argument(parser: argparse.ArgumentParser) -> None:
+    """Whose cloud it is: `Namespace.project_id`; see commands.google_project."""
+    parser.add_argument(
+        "--project_id",
+        metavar="PROJECT",
+        help="ID of the Google Cloud project (default: $PROJECT_ID; else that of "
+        ".calibanconfig.json, of gcloud's configuration, or of your credentials).",
+    )
+
+
+def add_accelerator_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """What a job has to compute with: `Namespace.gpu_spec, tpu_spec`; see model.resources.
+
+    Args:
+      parser: of the command.
+      default: what a job gets in GPU mode without these, in words.
+    """
+    from caliban.model import hardware
+
+    known = hardware.load()
+    parser.add_argument(
+        "--gpu_spec",
+        metavar="NUMxGPU_TYPE",
+        help=f"Number and type of the GPUs of each job, as in 2xV100. Types: "
+        f"{', '.join(known.gpus)}. Default: {default} in GPU mode, none with --nogpu.",
+    )
+    parser.add_argument(
+        "--tpu_spec",
+        metavar="NUMxTPU_TYPE",
+        help=f"Number and type of the TPUs of each job, as in 8xV3. Types: "
+        f"{', '.join(known.tpus)}. Default: none. The image is one for CPU mode then.",
+    )
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Jobs elsewhere: `Namespace.image_tag, image_registry, name, label, force, resume, rerun`.
+
+    Args:
+      parser: of the command.
+      command: as a user writes it: "caliban cloud".
+    """
+    parser.add_argument(
+        "--image_tag",
+        metavar="IMAGE",
+        help="Image that the jobs can pull, to be used as it is: nothing is built and nothing "
+        "pushed.",
+    )
+    parser.add_argument(
+        "--image_registry",
+        metavar="PREFIX",
+        help="Where images are pushed to, as in registry.example.com/team: the beginning of their "
+        'names (default: "image_registry" in .calibanconfig.json; else Artifact Registry).',
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="What the jobs are called, with their number; it is their label job_name too "
+        "(default: caliban_USER).",
+    )
+    parser.add_argument(
+        "-l",
+        "--label",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="Label that each job gets besides its own flags. May be given several times.",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Don't check whether GPUs, TPUs, machine and place go together.",
+    )
+    parser.add_argument(
+        "--resume",
+        type=group_name,
+        metavar="GROUP",
+        help="Go on with an experiment group: submit what was not sent, and once more what has "
+        f"failed or was stopped. `{command} --resume GROUP` names no module.",
+    )
+    parser.add_argument(
+        "--rerun",
+        action="store_true",
+        help="Submit also the experiments that in --xgroup have a job with this very image that "
+        "has succeeded, or has yet to end.",
+    )
+
+
 def add_where_argument(parser: argparse.ArgumentParser, verb: str) -> None:
     """Conditions that jobs must meet: `Namespace.where`; see model.selection.
 
@@ -235,6 +342,21 @@ def natural_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
     return int(text)
+
+
+def duration(text: str) -> int:
+    """An argparse type: a time span as in 90m, 1h30m, 36h or 2d; a bare number is seconds.
+
+    Returns:
+      The seconds.
+    """
+    units = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+    pattern = "".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in units)
+    match = re.fullmatch(pattern, text if text[-1:] in units else f"{text}s", re.ASCII)
+    seconds = sum(units[unit] * int(n) for unit, n in match.groupdict("0").items()) if match else 0
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"expected a duration like 90m, 36h or 2d, found '{text}'")
+    return seconds
 
 
 def existing_group(text: str) -> str:

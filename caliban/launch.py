@@ -39,7 +39,7 @@ def requests(
       settings: how the jobs are run, see JobRequest.
     """
     for index, experiment in enumerate(experiments):
-        yield JobRequest(_uid(), experiment, image, group, index, settings)
+        yield JobRequest(new_uid(), experiment, image, group, index, settings)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Launch:
       requests: the jobs.
       output: directory in which each job gets one of its own to write to; None for no such thing.
       code: names the code as it is now, for jobs whose code is not in the image; None if it is.
+      output_url: the same for jobs elsewhere: an address, of Cloud Storage for one; "" for none.
       rerun: whether experiments run that have succeeded in this group with this image, or still do.
       repeats: by the uid of a request, the number of the job that it repeats. What that one and
         older ones have come to makes no difference.
@@ -64,6 +65,7 @@ class Launch:
     requests: Sequence[JobRequest]
     output: Path | None = None
     code: Callable[[], str] | None = None
+    output_url: str = ""
     rerun: bool = False
     repeats: Mapping[str, int] = field(default_factory=dict)
 
@@ -143,21 +145,35 @@ def _take_over(
     backend: LocalBackend, store: HistoryStore, jobs: Iterable[Job]
 ) -> tuple[list[Launched], list[Job]]:
     """Takes over open jobs of this engine whose launcher has died; returns them, and the others."""
-    mine: list[Launched] = []
-    others: list[Job] = []
-    for job in {job.uid: job for job in jobs}.values():
-        is_left = not job.outcome.status.is_final and process.is_alive(job.owner) is False
+
+    def is_ours(job: Job) -> bool:
         is_here = job.handle is not None and job.handle.target == backend.target
-        if (
-            job.handle
-            and is_here
-            and is_left
-            and store.adopt(job.uid, job.owner, process.identity())
-        ):
-            mine.append(_launched(job, job.handle))
-        else:
-            others.append(job)
-    return mine, others
+        return is_here and is_left(job)
+
+    mine, others = adopt(store, jobs, is_ours)
+    return [_launched(job, job.handle) for job in mine if job.handle], others
+
+
+def is_left(job: Job) -> bool:
+    """Whether a job is open, and the caliban that launched it has died on this machine."""
+    return not job.outcome.status.is_final and process.is_alive(job.owner) is False
+
+
+def adopt(
+    store: HistoryStore, jobs: Iterable[Job], is_ours: Callable[[Job], bool]
+) -> tuple[list[Job], list[Job]]:
+    """Makes jobs this process's own, unless they have got another owner; returns them and the rest.
+
+    Args:
+      store: the history.
+      jobs: of which each counts once.
+      is_ours: which of them are wanted.
+    """
+    once = {job.uid: job for job in jobs}
+    owners = {uid: job.owner for uid, job in once.items() if is_ours(job)}
+    adopted = store.adopt(owners, process.identity()) if owners else set()
+    mine = [job for uid, job in once.items() if uid in adopted]
+    return mine, [job for uid, job in once.items() if uid not in adopted]
 
 
 def _launched(job: Job, handle: Handle) -> Launched:
@@ -263,39 +279,68 @@ def again(
             directory = str(Path(path).parents[1]) if path else ""
             by_spec.setdefault((job.container_spec_id, directory), []).append(job)
     for (_, directory), of_spec in by_spec.items():
-        first = of_spec[0]
-        wanted = [
-            JobRequest(
-                _uid(),
-                job.experiment,
-                job.image,
-                job.group,
-                index,
-                job.submission.payload["settings"],
-            )
-            for index, job in enumerate(of_spec)
-        ]
-        output = Path(directory) if directory else None
-        spec = first.container_spec
-        code = functools.partial(digest, spec) if spec.get("live") else None
-        repeats = {each.uid: job.id for each, job in zip(wanted, of_spec, strict=True)}
-        launch = Launch(first.user, first.group, spec, wanted, output, code, repeats=repeats)
-        found = record(backend, store, launch)
+        spec = of_spec[0].container_spec
+        found = record(
+            backend,
+            store,
+            repetition(
+                of_spec,
+                output=Path(directory) if directory else None,
+                code=functools.partial(digest, spec) if spec.get("live") else None,
+            ),
+        )
         swept += found.jobs
         superfluous += found.superfluous
     return Sweep(swept, superfluous)
 
 
-def check_again(job: Job) -> None:
-    """Sees to it that a job can be run again on this machine.
+def repetition(
+    jobs: Sequence[Job],
+    output: Path | None = None,
+    code: Callable[[], str] | None = None,
+    output_url: str = "",
+) -> Launch:
+    """Another job for the experiment of each of these, with its image and settings.
+
+    Args:
+      jobs: of one user, group and container spec.
+      output: see Launch.
+      code: see Launch.
+      output_url: see Launch.
+    """
+    wanted = [
+        JobRequest(
+            new_uid(),
+            job.experiment,
+            job.image,
+            job.group,
+            index,
+            job.submission.payload["settings"],
+        )
+        for index, job in enumerate(jobs)
+    ]
+    return Launch(
+        jobs[0].user,
+        jobs[0].group,
+        jobs[0].container_spec,
+        wanted,
+        output,
+        code,
+        output_url,
+        repeats={each.uid: job.id for each, job in zip(wanted, jobs, strict=True)},
+    )
+
+
+def check_again(job: Job, platform: str = "local") -> None:
+    """Sees to it that a job can be run again on a platform.
 
     Raises:
       UsageError: it ran elsewhere, what it was told is not recorded, or it lacks a secret.
     """
     settings = job.submission.payload.get("settings")
-    platform = job.submission.platform
-    if platform != "local":
-        where = f"it ran on {platform.upper()}" if platform else "where it ran is not recorded"
+    ran_on = job.submission.platform
+    if ran_on != platform:
+        where = f"it ran on {ran_on.upper()}" if ran_on else "where it ran is not recorded"
         raise UsageError(f"job {job.id} cannot be run again from here: {where}")
     if settings is None:
         raise UsageError(
@@ -320,5 +365,6 @@ def new_group(store: HistoryStore, user: str, group: str | None) -> str:
     return store.group(user, group, datetime.datetime.now(datetime.UTC))
 
 
-def _uid() -> str:
+def new_uid() -> str:
+    """The uid of a new job, see JobRequest."""
     return uuid.uuid4().hex[:16]

@@ -57,6 +57,55 @@ def run(
     )
 
 
+def run_within(
+    command: Sequence[str],
+    seconds: float,
+    size: int,
+    environment: Mapping[str, str] | None = None,
+) -> Completed | None:
+    """Runs a program that is not to be waited for long, without standard input.
+
+    Args:
+      command: program and arguments.
+      seconds: after which it is ended.
+      size: how many bytes of its output are of interest; when it has printed more, it is ended.
+      environment: variables on top of this process's own.
+
+    Returns:
+      What it printed, of which a little more than `size` says that there was more; None if it took
+      too long.
+
+    Raises:
+      CalibanError: there is no such program.
+    """
+    import selectors
+    import time
+
+    deadline = time.monotonic() + seconds
+    with start(command, environment=environment) as child, selectors.DefaultSelector() as ready:
+        printed = {child.stdout: bytearray(), child.stderr: bytearray()}
+        for pipe in printed:
+            ready.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]
+        while ready.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0 or not (events := ready.select(left)):
+                return None
+            for key, _ in events:
+                piece = os.read(key.fd, 1 << 16)
+                printed[key.fileobj] += piece  # type: ignore[index]
+                if not piece:
+                    ready.unregister(key.fileobj)
+            if max(map(len, printed.values())) > size:
+                child.kill()
+                break
+        if not ended(child, max(deadline - time.monotonic(), 0.0)):
+            return None
+        code = child.returncode
+    # As PEP 383 has it: what is no UTF-8 in a diff can be told from what is.
+    stdout, stderr = (each.decode(errors="surrogateescape") for each in printed.values())
+    return Completed(code, stdout, stderr)
+
+
 @contextmanager
 def start(
     command: Sequence[str],

@@ -19,7 +19,7 @@ from caliban.interrupt import Interruption
 from caliban.joblog import JobLog
 from caliban.model import report
 from caliban.model.experiment_text import quoted
-from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
+from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission, concluded
 from caliban.model.report import Report
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
@@ -327,12 +327,12 @@ class Runner:
             ended = self.backend.unstarted(code, printed)
             if ended is None:
                 return None
-            return self._judged(ending, ended), settle.concluded(ended, metrics, log)
+            return self._judged(ending, ended), concluded(ended, metrics, log.tail)
         if outcome.exit_code != code:
             # `docker run` has gone before the container: something killed it, or the engine did
             # not answer for a while. What it has not passed on is with the engine.
             return self._waited(job, ending)
-        return self._judged(ending, outcome), settle.concluded(outcome, metrics, log)
+        return self._judged(ending, outcome), concluded(outcome, metrics, log.tail)
 
     def _waited(self, job: Launched, ending: Ending | None = None) -> tuple[Outcome, Report]:
         """Waits for a container whose output nobody passes on; it goes into the log at the end."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import datetime
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import gpu_pool, joblog, process, terminal
 from caliban.errors import EngineAwayError, EngineError
-from caliban.joblog import JobLog
-from caliban.model import report
 from caliban.model.job import Handle, Job, Outcome, Status
 from caliban.model.report import Report
 from caliban.platform.local import LocalBackend
+from caliban.remote import output
+from caliban.remote.backends import Backends, is_remote
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
@@ -35,6 +34,7 @@ def refresh(
     store: HistoryStore,
     jobs: Sequence[Job],
     connect: Callable[[], LocalBackend],
+    backends: Callable[[], Backends] | None = None,
     gives_up: bool = True,
 ) -> bool:
     """Finds out what became of jobs that the history has as open, and records it.
@@ -45,12 +45,30 @@ def refresh(
       store: the history.
       jobs: open ones; those of other machines are left alone.
       connect: makes the local backend, when it is needed.
+      backends: makes those of the platforms elsewhere, when they are needed; without, their jobs
+        are left alone.
       gives_up: whether jobs without a container whose launcher has died are recorded as stopped.
         If not, the engine is asked even if no job is open.
 
     Returns:
       Whether every one could be asked about.
     """
+    is_complete = True
+    sent = [job for job in jobs if job.handle and is_remote(job)]
+    if backends and (sent or output.wanted()):
+        from caliban.remote import refresh as elsewhere
+
+        is_complete = elsewhere.refresh(store, sent, backends())
+    return _refresh_here(store, jobs, connect, gives_up) and is_complete
+
+
+def _refresh_here(
+    store: HistoryStore,
+    jobs: Sequence[Job],
+    connect: Callable[[], LocalBackend],
+    gives_up: bool,
+) -> bool:
+    """The same for the jobs of this machine."""
     is_alive = functools.cache(process.is_alive)  # thousands of jobs may have one launcher
     local = [job for job in jobs if job.handle and job.handle.platform == "local"]
     if not local and gives_up:
@@ -142,52 +160,17 @@ def keep_output(backend: LocalBackend, handle: Handle, uid: str, outcome: Outcom
     Raises:
       EngineAwayError: the engine does not answer; the container has to stay.
     """
-    metrics = report.Metrics()
-    pieces = _pieces(backend, handle)
-    first = next(pieces, b"")
-    if not first:
-        # Gone, or kept by nobody but whoever followed it for a while.
-        tail = JobLog(uid)
-        for piece in joblog.read(uid):
-            metrics.feed(piece)
-            tail.write(piece)  # not opened: it takes note of the end only
-        return concluded(outcome, metrics, tail)
-    with JobLog(uid) as log:
-        for piece in itertools.chain([first], pieces):
-            log.write(piece)
-            metrics.feed(piece)
-    return concluded(outcome, metrics, log)
+    return output.keep(uid, output.gathered(_lines(backend, handle)), outcome)
 
 
-def _pieces(backend: LocalBackend, handle: Handle) -> Iterator[bytes]:
+def _lines(backend: LocalBackend, handle: Handle) -> Iterator[bytes]:
     """What the engine has of a container's output, if it keeps any."""
-    piece = bytearray()
     try:
-        # An engine gives each line by itself, and there may be millions.
-        for line in backend.logs(handle):
-            piece += line
-            if len(piece) >= _PIECE:
-                yield bytes(piece)
-                piece.clear()
+        yield from backend.logs(handle)
     except EngineAwayError:
         raise
     except EngineError:
         pass  # what there was by then
-    if piece:
-        yield bytes(piece)
-
-
-# How many bytes of a container's output go into its log at a time.
-_PIECE = 1 << 16
-
-
-def concluded(outcome: Outcome, metrics: report.Metrics, log: JobLog) -> Report:
-    """What a job that has ended so said of itself."""
-    metrics.end()
-    if outcome.status is not Status.FAILED:
-        return Report(metrics.values)
-    last = log.tail.decode(errors="replace").splitlines()
-    return Report(metrics.values, report.cause(last) or outcome.reason)
 
 
 def _now() -> datetime.datetime:

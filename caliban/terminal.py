@@ -59,6 +59,13 @@ def result(text: str) -> None:
     print(text)  # noqa: T201
 
 
+def result_bytes(data: bytes) -> None:
+    """Prints a result as it is, byte for byte, on stdout."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
 def json_text(value: Any) -> str:
     """A value as indented JSON, in ASCII: what a job has printed may be no valid Unicode."""
     import json

@@ -1,7 +1,8 @@
 """What caliban costs, each figure beside a reference that is measured in the same run.
 
 Prints a table, and exits with 1 if a figure is over its bound. Needs a Docker engine for the rows
-about jobs, and takes a few minutes. Run it on a machine that does nothing else: `make bench`.
+about jobs, and takes a few minutes. Run it on a machine that does nothing else: `make bench`. With
+$CALIBAN_TEST_KUBECONFIG, submitting jobs to that cluster is measured as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import bench_cluster
 from bench_images import building, unchanged
 from measuring import Row, cpu, paired, wall
 
@@ -201,14 +203,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="caliban-bench-") as name:
         folder = Path(name)
         os.environ["HOME"] = name
-        parts = (
+        parts = [
             starting(),
             expanding(folder),
             remembering(folder),
             building(folder),
             unchanged(folder),
             running(folder),
-        )
+        ]
+        if os.environ.get(bench_cluster.VARIABLE):
+            parts.append(bench_cluster.submitting(folder))
         for part in parts:
             for row in part:
                 print("\t".join(row.cells()), file=sys.stderr, flush=True)

@@ -5,7 +5,8 @@
 #
 #   venv          the virtual environment .venv, with caliban installed in place
 #   dev, docs     the same, and what the checks or the documentation need besides
-#   programs      what some tests use: a browser (chromium), a terminal (tmux), networks (iproute2)
+#   programs      what some tests use: a browser (chromium), a terminal (tmux), networks (iproute2),
+#                 a registry of images (docker-registry)
 #   engine        a Docker engine that answers, and a base image in it; writes .engine.env
 #   base-image    the base image from Debian packages alone, whether a registry can be reached or not
 #   stop-engine   stop the engine, if this script started it by hand
@@ -103,6 +104,7 @@ step_programs() {
   has chromium || has chromium-browser || has google-chrome || try_install chromium
   has tmux || try_install tmux
   has ip || [ -x /sbin/ip ] || try_install iproute2
+  has docker-registry || try_install docker-registry
 }
 
 # Without it, the tests that use it are skipped: whoever can't have it here can run the others.

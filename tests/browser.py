@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, expect, sync_playwright
 
 # How long something may take on a busy machine, in seconds.
 _PATIENCE = 120
@@ -17,6 +19,21 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def program() -> str | None:
     """Where Chromium is, if it is on PATH."""
     return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A page that is open.
+
+    Attributes:
+      page: the page.
+      said: messages of its console, errors of its scripts, and dialogs.
+      requests: the addresses that it asked for, its own first.
+    """
+
+    page: Page
+    said: list[str]
+    requests: list[str]
 
 
 class Browser:
@@ -39,6 +56,33 @@ class Browser:
     ) -> None:
         self._chromium.close()
         self._playwright.stop()
+
+    def visit(
+        self, url: str, scheme: Literal["light", "dark"] = "light", width: int = 1280
+    ) -> Visit:
+        """Opens a page, and takes down what it says and asks for.
+
+        Args:
+          url: of the page.
+          scheme: the colours that its reader prefers.
+          width: of the window.
+        """
+        context = self._chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 900}
+        )
+        page = context.new_page()
+        visit = Visit(page, [], [])
+
+        def dismiss(dialog: Dialog) -> None:
+            visit.said.append("a dialog")
+            dialog.dismiss()
+
+        page.on("console", lambda message: visit.said.append(message.text))
+        page.on("pageerror", lambda error: visit.said.append(str(error)))
+        page.on("request", lambda request: visit.requests.append(request.url))
+        page.on("dialog", dismiss)
+        page.goto(url)
+        return visit
 
     def run_cell(self, url: str, code: str) -> str:
         """Opens Jupyter, makes a notebook, runs a cell, saves, and returns what the cell printed.

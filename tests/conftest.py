@@ -4,12 +4,14 @@ No test reaches the user's ~/.caliban, credentials or settings: HOME is a new fo
 the working directory is its tmp_path, and what else caliban reads from the environment is unset.
 Tests that need a Docker engine ask for the fixture `engine`; without one they are skipped, or fail
 where $CALIBAN_REQUIRE names "docker". The same goes for `own_engine` and "dockerd", `screen` and
-"tmux", `browser` and "chromium".
+"tmux", `browser` and "chromium", `docker_registry` and "docker-registry", `cluster` and
+"kubernetes"; the kubeconfig of that is named by $CALIBAN_TEST_KUBECONFIG.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import shlex
@@ -27,7 +29,8 @@ import pytest
 from caliban.docker.engine import Engine
 from caliban.errors import CalibanError
 from caliban.main import main
-from tests import dockerd
+from tests import docker_registry as registries
+from tests import dockerd, kubernetes_cluster
 from tests.screen import Screen
 from tests.workshop import Workshop
 
@@ -44,6 +47,7 @@ _UNSET_PREFIXES = ("BUILDKIT_", "BUILDX_", "CALIBAN_", "CLOUDSDK_", "DOCKER_", "
 _UNSET = (
     "COLUMNS",
     "FORCE_COLOR",
+    "KUBECONFIG",
     "LINES",
     "LNAME",
     "NO_COLOR",
@@ -301,6 +305,68 @@ def own_engine(
     for _ in range(9):  # an image goes only after those that were built on it
         if images := {*_own_engine.docker("images", "--all", "--quiet").split()}:
             _own_engine.docker("rmi", "--force", *images, check=False)
+
+
+@pytest.fixture
+def registry_program() -> None:
+    """The program that DockerRegistry starts."""
+    if shutil.which(registries.PROGRAM) is None:
+        _do_without(registries.PROGRAM, f"there is no {registries.PROGRAM} on PATH")
+
+
+@pytest.fixture(scope="session")
+def _docker_registry(
+    _isolated_session: None,
+) -> Iterator[Callable[[], registries.DockerRegistry]]:
+    """Starts the registry of the session when it is asked for first."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(
+            lambda: stack.enter_context(contextlib.closing(registries.DockerRegistry()))
+        )
+
+
+@pytest.fixture
+def docker_registry(
+    engine: Engine,
+    registry_program: None,
+    _docker_registry: Callable[[], registries.DockerRegistry],
+) -> Iterator[registries.DockerRegistry]:
+    """A registry that the engine pushes to, and that all tests of the session use.
+
+    What a test has pushed stays in it, so that large layers are sent once; the engine forgets it.
+    """
+    if not engine.is_local:
+        pytest.skip("the engine is on another machine, which doesn't see this one's loopback")
+    found = _docker_registry()
+    yield found
+    registries.forget(found.host)
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    _isolated_session: None, _engine_environment: dict[str, str]
+) -> Iterator[kubernetes_cluster.Cluster]:
+    """A Kubernetes cluster, with a namespace of the session's own."""
+    try:
+        found = kubernetes_cluster.Cluster(
+            _OUTSIDE.get(kubernetes_cluster.VARIABLE), _engine_environment.get("CALIBAN_BASE_IMAGE")
+        )
+    except kubernetes_cluster.NoClusterError as error:
+        _do_without("kubernetes", str(error))
+    with contextlib.closing(found):
+        yield found
+
+
+@pytest.fixture
+def kubeconfig(cluster: kubernetes_cluster.Cluster) -> Path:
+    """The kubeconfig of the cluster."""
+    return cluster.kubeconfig
+
+
+@pytest.fixture
+def namespace(cluster: kubernetes_cluster.Cluster) -> str:
+    """The namespace of the session's own in the cluster."""
+    return cluster.namespace
 
 
 def _do_without(name: str, why: str) -> NoReturn:

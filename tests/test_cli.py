@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caliban import __version__
-from caliban.cli import COMMANDS, expand_flagfiles, split_at_dashes
+from caliban.cli import COMMANDS, Group, command_paths, expand_flagfiles, split_at_dashes
 from caliban.errors import UsageError
 from tests.conftest import Caliban, Inline
 
@@ -224,16 +224,24 @@ class TestSpellings:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_command_explains_itself(self, inline: Inline, command: str) -> None:
-        ended = inline(command, "--help")
+    @pytest.mark.parametrize("path", list(command_paths()), ids=" ".join)
+    def test_every_command_explains_itself(self, inline: Inline, path: tuple[str, ...]) -> None:
+        ended = inline(*path, "--help")
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert ended.stdout.startswith(f"usage: caliban {command} [-h]")
+        assert ended.stdout.startswith(f"usage: caliban {' '.join(path)} [-h]")
+
+    @pytest.mark.parametrize("group", [("cluster",), ("cluster", "job")], ids=" ".join)
+    def test_a_group_lists_its_commands(self, inline: Inline, group: tuple[str, ...]) -> None:
+        ended = inline(*group, "--help")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        names = {path[len(group)] for path in command_paths() if path[: len(group)] == group}
+        assert names == {name for name in names if f"\n    {name} " in ended.stdout}
 
     def test_it_lists_the_commands(self, inline: Inline) -> None:
         ended = inline("--help")
         assert (ended.returncode, ended.stderr) == (0, "")
-        for command, summary in COMMANDS.items():
+        for command, each in COMMANDS.items():
+            summary = each.summary if isinstance(each, Group) else each
             assert command in ended.stdout
             assert summary.split()[0] in ended.stdout
 
@@ -252,6 +260,9 @@ class TestWrongUsage:
                 ["resubmit"],
                 "caliban resubmit: error: the following arguments are required: --xgroup",
             ),
+            (["cluster"], "caliban cluster: error: the following arguments are required: {ls,"),
+            (["cluster", "job", "nonsense"], "invalid choice: 'nonsense'"),
+            (["cluster", "ls", "--nonsense"], "caliban cluster ls: error: unrecognized"),
             (["status", "run"], "caliban status: error: unrecognized arguments: run"),
             (["status", "--max_jobs", "-1"], "expected 0 or a positive whole number, found '-1'"),
             (["status", "--max_jobs", "x"], "expected 0 or a positive whole number, found 'x'"),

@@ -98,9 +98,18 @@ VALID: list[tuple[dict[str, Any], Config]] = [
     ({"julia_version": " 1.10 "}, Config(julia_version="1.10")),
     ({"julia_version": "1.12.0-rc1"}, Config(julia_version="1.12.0-rc1")),
     ({"julia_version": None}, Config()),
+    ({"image_registry": " localhost:5000/ "}, Config(image_registry="localhost:5000")),
+    (
+        {"image_registry": "registry.example.com/team"},
+        Config(image_registry="registry.example.com/team"),
+    ),
     (
         {"gcloud": {"project_id": "p", "cloud_key": "~/k.json"}},
         Config(gcloud=GCloud("p", "~/k.json")),
+    ),
+    (
+        {"gcloud": {"region": "europe-west4", "per_minute": 120}},
+        Config(gcloud=GCloud(region="europe-west4", per_minute=120)),
     ),
     ({"gcloud": {}}, Config()),
     ({"mlflow_config": MLFLOW}, Config(mlflow=MLFlow(**MLFLOW))),
@@ -130,8 +139,12 @@ WRONG: dict[str, list[Any]] = {
         *({"path": "a", "build_args": value} for value in (["A=1"], {"A": 1}, {"A B": "1"})),
         *({"tpu": "a"}, {"cpu": None}, {"cpu": {"target": "x"}}, {"cpu": "a", "path": "b"}),
     ],
+    "image_registry": [None, 5000, "", " ", "https://x.com", "x.com/Team", "x.com/a:1/b", ["x"]],
     "julia_version": [1.10, True, "", "  ", ["1.10"], "lts", "1.x", "1.2.3.4", "1.10 && rm"],
-    "gcloud": [None, 3, "p", [], {"project": "p"}, {"project_id": ""}, {"cloud_key": 3}],
+    "gcloud": [
+        *(None, 3, "p", [], {"project": "p"}, {"project_id": ""}, {"cloud_key": 3}),
+        *({"region": 3}, {"per_minute": 0}, {"per_minute": True}, {"per_minute": "60"}),
+    ],
     "mlflow_config": [
         *(None, 3, "db", [], {}, [MLFLOW]),
         *({**MLFLOW, "db": 3}, {**MLFLOW, "db": ""}, {**MLFLOW, "debug": 1}, {**MLFLOW, "more": 1}),
@@ -225,14 +238,12 @@ def test_a_password_is_not_in_what_python_shows_of_the_configuration() -> None:
 
 
 def test_what_has_no_effect_yet_is_said(project: Path, inline: Inline) -> None:
-    content = {"mlflow_config": MLFLOW, "default_mode": "cpu"}
-    content["gcloud"] = {"project_id": "p"}
+    content = {"mlflow_config": MLFLOW, "default_mode": "cpu", "gcloud": {"project_id": "p"}}
     (project / FILE_NAME).write_text(json.dumps(content))
     ended = inline("run", "--dry_run", "trainer.train")
     assert ended.returncode == 0
     assert ended.stderr.splitlines()[:-1] == [
         'warning: "mlflow_config" in .calibanconfig.json has no effect yet',
-        'warning: "gcloud.project_id" in .calibanconfig.json has no effect yet',
     ]
 
 
@@ -382,6 +393,7 @@ WRONG_VALUES: dict[str, st.SearchStrategy[Any]] = {
     "default_mode": JSON.filter(lambda value: str(value).strip().lower() not in ("cpu", "gpu")),
     "build_time_credentials": other_than(bool),
     "allowed_keys": other_than(list) | st.lists(other_than(str), min_size=1),
+    "image_registry": other_than(str),
     "julia_version": other_than(str, type(None)),
     "gcloud": other_than(dict) | with_one("project_id", other_than(str)),
     "mlflow_config": other_than(dict)

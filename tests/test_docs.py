@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
 import shlex
@@ -39,10 +38,17 @@ FOREIGN_FLAGS = {
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command, `caliban` and `expansion` among them."""
     found = {"expansion": expansion.build_parser()}
-    for name in cli.COMMANDS:
+    for path in cli.command_paths():
+        name = " ".join(path)
         found[name] = cli.HelpfulParser(prog=f"caliban {name}")
-        importlib.import_module(f"caliban.commands.{name}").add_arguments(found[name])
+        cli.module_of(path).add_arguments(found[name])
     return found
+
+
+def pages_of(command: str) -> list[Path]:
+    """The pages that explain a command."""
+    name, *inner = command.split()
+    return [DOCS / f"{each}.md" for each in ([name, "gke"] if inner else [name])]
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[str]:
@@ -100,7 +106,7 @@ def ids(values: list[tuple[Path, list[str]]]) -> list[str]:
 
 @pytest.mark.parametrize(("name", "flag"), ALL_FLAGS)
 def test_every_flag_is_on_the_page_of_its_command(name: str, flag: str) -> None:
-    assert re.search(rf"`{flag}[ `]", (DOCS / f"{name}.md").read_text())
+    assert any(re.search(rf"`{flag}[ `]", page.read_text()) for page in pages_of(name))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
@@ -148,8 +154,8 @@ def parsed(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespa
         calls.append(args)
         return 0
 
-    for name in cli.COMMANDS:
-        monkeypatch.setattr(importlib.import_module(f"caliban.commands.{name}"), "run", note)
+    for path in cli.command_paths():
+        monkeypatch.setattr(cli.module_of(path), "run", note)
     assert cli.run(argv) == 0
     del calls[0].run
     return calls[0]

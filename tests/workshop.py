@@ -59,7 +59,8 @@ class Workshop:
         def make() -> str:
             if not self._environment:
                 # As long as it is open, other sessions see that there is one.
-                self._presence = Path(tempfile.gettempdir(), "caliban-tests.lock").open("w")
+                file = Path(tempfile.gettempdir(), "caliban-tests.lock")
+                self._presence = file.open("w")
                 fcntl.flock(self._presence, fcntl.LOCK_SH)
                 self._environment, self._layers = dict(os.environ), layers_of_buildkit()
             tag = f"caliban-test-{self.id}:{name}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from caliban import config, home, terminal
 from caliban.docker import identity
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from caliban.docker.engine import Engine
     from caliban.history.store import HistoryStore
     from caliban.images import Images
+    from caliban.platform.google import Access
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,23 @@ def choose(args: argparse.Namespace, problems: Problems) -> ImageChoice | None:
     Returns:
       The choice; None if `problems` has something now.
     """
-    directory, settings, mode, credentials = surroundings(args, problems)
+    return choose_in(surroundings(args, problems), args, problems)
+
+
+def choose_in(
+    around: Surroundings, args: argparse.Namespace, problems: Problems
+) -> ImageChoice | None:
+    """The same, where what is around has been seen already: the mode may have changed since.
+
+    Args:
+      around: see `surroundings`.
+      args: the parsed command line.
+      problems: where what is wrong is collected.
+
+    Returns:
+      The choice; None if `problems` has something now.
+    """
+    directory, settings, mode, credentials = around
     name = getattr(args, "module", None)
     code = problems.attempt(lambda: module.find(name, directory) if name else None, None)
     dockerfile = settings.dockerfile(mode, os.environ)
@@ -142,19 +160,46 @@ def build_secrets(
 
     Args:
       words: the values of --secret.
-      settings: the project's; they may ask for the user's credentials.
+      settings: the project's; they may ask for a token of the user's credentials.
       credentials: those.
 
     Raises:
       UsageError: see docker.build_secrets.parse.
     """
-    google = credentials if settings.build_time_credentials else None
+    google = _token_maker(credentials) if settings.build_time_credentials else None
     return parse_secrets(words, os.environ, google)
 
 
-def surroundings(
-    args: argparse.Namespace, problems: Problems
-) -> tuple[Path, config.Config, Mode, Credentials]:
+def _token_maker(credentials: Credentials) -> Callable[[], str]:
+    """Gives access tokens of the user's credentials: the same one as long as it is valid."""
+
+    @functools.cache
+    def access() -> Access:
+        from caliban.platform import google
+
+        key = str(credentials.key) if credentials.key else None
+        try:
+            return google.access(key, os.environ)
+        except google.CredentialsError as error:
+            raise UsageError(
+                '"build_time_credentials" in .calibanconfig.json asks for an access token of '
+                f"Google's: {error.message}",
+                error.hint,
+            ) from None
+
+    return lambda: access().token()
+
+
+class Surroundings(NamedTuple):
+    """What decides an image besides what it holds: see `surroundings`."""
+
+    directory: Path
+    settings: config.Config
+    mode: Mode
+    credentials: Credentials
+
+
+def surroundings(args: argparse.Namespace, problems: Problems) -> Surroundings:
     """What an image that is used as it is needs to be known of: all but what it holds.
 
     Args:
@@ -179,4 +224,4 @@ def surroundings(
     credentials = problems.attempt(
         lambda: identity.credentials(key, os.environ), identity.Credentials()
     )
-    return directory, settings, mode, credentials
+    return Surroundings(directory, settings, mode, credentials)

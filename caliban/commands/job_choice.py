@@ -1,9 +1,11 @@
-"""Arguments that name jobs -> the jobs that are wanted, and the engine that has them."""
+"""Arguments that name jobs -> the jobs that are wanted, and the places that have them."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from caliban.errors import Problems, UsageError
 from caliban.model.job import Job
@@ -11,6 +13,7 @@ from caliban.model.job import Job
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
     from caliban.platform.local import LocalBackend
+    from caliban.remote.backends import Backends
 
 
 def check(args: argparse.Namespace) -> None:
@@ -46,3 +49,46 @@ def connect() -> LocalBackend:
 
     engine = Engine()
     return LocalBackend(Containers(engine), engine.host)
+
+
+class Places:
+    """Where jobs are: the engine of this machine, and the platforms elsewhere."""
+
+    def __init__(self, cloud_key: str | None = None) -> None:
+        """Opens nothing yet.
+
+        Args:
+          cloud_key: the flag of that name; None without.
+        """
+        self._cloud_key = cloud_key
+        self._local: LocalBackend | None = None
+        self._backends: Backends | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._backends is not None:
+            self._backends.close()
+
+    def connect(self) -> LocalBackend:
+        """The engine of this machine."""
+        if self._local is None:
+            self._local = connect()
+        return self._local
+
+    def backends(self) -> Backends:
+        """The platforms elsewhere, as the user whom command line, environment or project name.
+
+        Raises:
+          UsageError: the configuration of the project here can't be read.
+        """
+        from caliban import config
+        from caliban.remote.backends import Backends
+
+        if self._backends is None:
+            variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+            settings = config.load(Path.cwd())
+            key = config.choose(self._cloud_key, variable, settings.gcloud.cloud_key, "")
+            self._backends = Backends(os.environ, key, settings.gcloud.per_minute)
+        return self._backends

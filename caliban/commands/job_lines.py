@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from caliban import joblog, terminal
+from caliban import joblog, process, terminal
 from caliban.model import experiment_text
 from caliban.model.job import Job, Status, duration
 from caliban.model.report import Metric
 from caliban.model.selection import Cause, Outline, Tally, why
+from caliban.remote.backends import is_remote, resume_command
 
 _COLOUR = {
     Status.SUCCEEDED: "green",
@@ -104,8 +106,7 @@ def line(job: Job, first: str = "", now: datetime.datetime | None = None) -> str
     when = job.created.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     status = terminal.paint(f"{outcome.status.value:9s}", _COLOUR.get(outcome.status, "dim"))
     platform = job.submission.platform.upper()
-    image = job.image.removeprefix("sha256:")[:12] if job.image.startswith("sha256:") else job.image
-    text = f"job {job.id:<8d} {status} {platform:>8s} {when} container: {image}"
+    text = f"job {job.id:<8d} {status} {platform:>8s} {when} container: {short_image(job.image)}"
     if job.handle is not None and job.handle.platform != "local":
         text += f" name: {job.handle.id}"
     if code := _code(job):
@@ -116,7 +117,37 @@ def line(job: Job, first: str = "", now: datetime.datetime | None = None) -> str
         text += f" for {duration(now - outcome.started)}"
     if shown := _metrics(job.report.metrics, first):
         text += f" {shown}"
-    return f"{text} ({outcome.reason})" if outcome.reason else text
+    reason = _why_unsent(job) if is_unsent(job) else outcome.reason
+    return f"{text} ({reason})" if reason else text
+
+
+def short_image(image: str) -> str:
+    """An image in short: the first digits of its id or digest, and in a registry its last name."""
+    name, _, digest = image.rpartition("sha256:")
+    return f"{name.rpartition('/')[2]}{digest[:12]}" if digest and _ else image
+
+
+def is_unsent(job: Job) -> bool:
+    """Whether a job for elsewhere waits to be sent, as far as it is known."""
+    return is_remote(job) and job.handle is None and not job.outcome.status.is_final
+
+
+def _why_unsent(job: Job) -> str:
+    is_alive = process.is_alive(job.owner)
+    if is_alive is None:
+        return f"not sent yet by caliban on {job.owner.partition('/')[0]}"
+    if is_alive:
+        return "not sent yet"
+    command = resume_command(job.submission.platform, job.group)
+    return f"not sent: '{command}' goes on"
+
+
+def ways_on(unsent: Iterable[Job]) -> Iterator[str]:
+    """The commands that send jobs that nobody sends any more."""
+    counts = Counter((job.submission.platform, job.group) for job in unsent)
+    for (platform, group), number in counts.items():
+        command = resume_command(platform, group)
+        yield f"{numbered(number, 'job')} not sent, as far as is known: '{command}' goes on"
 
 
 def _metrics(metrics: Mapping[str, Metric], first: str) -> str:
@@ -214,6 +245,8 @@ def as_json(job: Job, cause_number: int | None = None) -> dict[str, Any]:
         "args": list(job.experiment.args),
         "params": dict(job.experiment.params),
         "platform": job.submission.platform,
+        "target": job.submission.target,
+        "name": job.handle.id if job.handle else None,
         "image": job.image,
         "code": _code(job),
         "status": outcome.status.value,

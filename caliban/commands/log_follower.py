@@ -1,4 +1,4 @@
-"""Follows jobs' output from wherever it is to be had: files, and the engine."""
+"""Follows jobs' output from wherever it is to be had: files, the engine, platforms elsewhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import joblog, process, settle, terminal
-from caliban.errors import EngineError
+from caliban.errors import EngineError, PlatformError
 from caliban.model.job import Handle, Job, Status
+from caliban.remote import output as remote_output
+from caliban.remote.backends import is_remote
 
 if TYPE_CHECKING:
+    from caliban.commands.job_choice import Places
     from caliban.history.store import HistoryStore
     from caliban.platform.local import LocalBackend
 
 # How often a reader looks whether a job has printed more, in seconds.
 _PAUSE = 0.2
+
+# How often a platform elsewhere is asked about jobs that print no more, in seconds.
+_ASK = 2.0
+
+# How long the logs of jobs that have ended elsewhere are fetched, in seconds: as long as it takes.
+_FETCH = 24 * 3600.0
 
 # Looking what has become of the jobs takes at most this part of the time, however many there are.
 _SHARE = 0.05
@@ -43,6 +52,29 @@ def is_left(job: Job) -> bool:
     return job.outcome.status in _OPEN and process.is_alive(job.owner) is False
 
 
+def is_there(job: Job) -> bool:
+    """Whether a job is open on a platform elsewhere, which can be asked for what it prints."""
+    return is_remote(job) and job.handle is not None and job.outcome.status in _OPEN
+
+
+def fetch(store: HistoryStore, places: Places, jobs: Sequence[Job]) -> bool:
+    """Sees to it that the logs of jobs that have ended elsewhere are here, as far as there are any.
+
+    Returns:
+      Whether that could be done for all of them.
+    """
+    wanted = [
+        job for job in jobs if is_remote(job) and job.handle and not remote_output.is_kept(job)
+    ]
+    if not wanted:
+        return True
+    problems = remote_output.fetch_all(store, places.backends(), wanted, _FETCH)
+    for job in wanted:
+        if job.uid in problems:
+            terminal.warn(f"the log of job {job.id} can't be fetched: {problems[job.uid]}")
+    return not problems
+
+
 def left_container(connect: Callable[[], LocalBackend], job: Job) -> Handle | None:
     """The container of a job that nobody attends to, if this machine's engine has it."""
     if job.handle is None or job.handle.platform != "local" or not is_left(job):
@@ -65,14 +97,18 @@ def why_nothing(job: Job) -> str:
     if joblog.find(job.uid):
         return "it has printed nothing" + ("" if job.outcome.status.is_final else " yet")
     if job.handle is None:
-        return "caliban 0.4 kept no log"
-    if job.handle.platform != "local":
-        return f"its log is kept by {job.handle.platform}"
+        if not is_remote(job):
+            return "caliban 0.4 kept no log"
+        if job.outcome.status.is_final:
+            return f"it was never started ({job.outcome.reason})"
+        return "it has not been sent" + (" yet" if process.is_alive(job.owner) else "")
+    if is_remote(job) and job.outcome.status.is_final:
+        return f"there is no log of it ({job.outcome.reason or job.outcome.status.value})"
     if job.outcome.started is None:
         if job.outcome.status in _OPEN:
             return "it has not started yet"
         return f"it was never started ({job.outcome.reason})"
-    if (machine := machine_of(job.handle)) != socket.gethostname():
+    if not is_remote(job) and (machine := machine_of(job.handle)) != socket.gethostname():
         return f"its log is on the machine where it ran, {machine}"
     if job.outcome.status in _OPEN:
         return "it has printed nothing yet"
@@ -207,6 +243,15 @@ class _Followed:
         pieces = backend.logs(handle, follow=True, tail=tail)
         self._stream = _Stream(pieces, skip, self._arrived)
 
+    def follow_there(self, pieces: Iterator[bytes]) -> None:
+        """From now on it is read from a platform elsewhere, which nothing was read from so far."""
+        self._stream = _Stream(pieces, 0, self._arrived)
+
+    @property
+    def tail(self) -> int | None:
+        """How many of the lines that there are now are wanted; None for all."""
+        return self._tail
+
     def read(self, job: Job) -> bytes:
         """The next bytes; b"" if there is nothing more now.
 
@@ -231,20 +276,25 @@ def _pieces(read: Callable[[], bytes]) -> Iterator[bytes]:
 
 def follow(
     store: HistoryStore,
-    connect: Callable[[], LocalBackend],
+    places: Places,
     jobs: Sequence[Job],
     tail: int | None,
     output: Output,
-) -> None:
+) -> int:
     """Shows what jobs have printed, and what they print until they end.
 
     Args:
       store: the history, which says when they have ended.
-      connect: makes the local backend, when it is needed.
+      places: where the jobs are.
       jobs: those that are followed.
       tail: how many of the lines that each has printed by now; None for all.
       output: where they are shown.
+
+    Returns:
+      The exit code: 1 if one could not be followed to its end elsewhere.
     """
+    code = 0
+    attendance = _Attendance(store, places)
     arrived = threading.Event()
     logs = {job.uid: _Followed(job, tail, arrived) for job in jobs}
     known = {job.uid: job for job in jobs}
@@ -259,19 +309,26 @@ def follow(
         if (began := time.monotonic()) >= look_again:
             known = {job.uid: job for job in store.jobs(list(logs))}
             took = time.monotonic() - began
-            for uid in _attend(store, connect, known, logs):
-                output.note(f"job {known[uid].id}: caliban has died, and its engine is not here")
+            for uid, why in attendance.see_to(known, logs).items():
+                output.note(f"job {known[uid].id}: {why}")
+                code = max(code, int(is_remote(known[uid])))
                 del logs[uid]
             # Not counted: to keep the output of a job that has ended takes long, and is done once.
             look_again = time.monotonic() + max(_PAUSE, took / _SHARE)
         is_quiet = True
         for uid, log in list(logs.items()):
             job = known[uid]
-            while data := log.read(job):
-                is_quiet = False
-                output.write_of(job.id, data)
-                if not job.outcome.status.is_final:
-                    break  # the next one has its turn; what has ended is read to its end at once
+            try:
+                while data := log.read(job):
+                    is_quiet = False
+                    output.write_of(job.id, data)
+                    if not job.outcome.status.is_final:
+                        break  # the next has its turn; what has ended is read to its end at once
+            except PlatformError as error:
+                output.note(f"job {job.id}: {error.message}")
+                code = 1
+                del logs[uid]
+                continue
             if log.is_over:
                 del logs[uid]
                 output.end(job.id)
@@ -285,29 +342,58 @@ def follow(
         if is_quiet and logs:
             arrived.wait(_PAUSE)
             arrived.clear()
+    return code
 
 
 def _is_out_of_reach(job: Job) -> bool:
     """Whether the output of an open job can't come to be seen on this machine."""
+    if is_remote(job):
+        return False
     is_here = job.handle is not None and machine_of(job.handle) == socket.gethostname()
     return job.outcome.status in _OPEN and not is_here and joblog.find(job.uid) is None
 
 
-def _attend(
-    store: HistoryStore,
-    connect: Callable[[], LocalBackend],
-    known: Mapping[str, Job],
-    logs: Mapping[str, _Followed],
-) -> list[str]:
-    """Sees to jobs whose caliban has died, as nobody else does.
+class _Attendance:
+    """Sees to jobs that nobody else does: those whose caliban has died, and those elsewhere."""
 
-    Returns:
-      The uids of those that nothing can be found out about.
-    """
-    left = [job for job in known.values() if is_left(job)]
-    for job in left:
-        if not logs[job.uid].has_stream and (handle := left_container(connect, job)):
-            logs[job.uid].take_over(connect(), handle)
-    # Whoever settles a job that has ended removes its container.
-    settled = [job for job in left if not logs[job.uid].is_streamed]
-    return [] if settle.refresh(store, settled, connect) else [job.uid for job in settled]
+    def __init__(self, store: HistoryStore, places: Places) -> None:
+        self._store = store
+        self._places = places
+        self._asked_at = 0.0
+
+    def see_to(self, known: Mapping[str, Job], logs: Mapping[str, _Followed]) -> dict[str, str]:
+        """Returns why nothing more can be found out about some of the jobs, by uid."""
+        there = [job for job in known.values() if is_there(job)]
+        ended = [job for job in known.values() if job.outcome.status.is_final]
+        fetch(self._store, self._places, [job for job in ended if not logs[job.uid].has_stream])
+        left = [job for job in known.values() if is_left(job)]
+        unsent = {job.uid: why_nothing(job) for job in left if is_remote(job)}
+        return {**self._here([job for job in left if not is_remote(job)], logs), **unsent} | (
+            self._there(there, logs)
+        )
+
+    def _here(self, left: Sequence[Job], logs: Mapping[str, _Followed]) -> dict[str, str]:
+        connect = self._places.connect
+        for job in left:
+            if not logs[job.uid].has_stream and (handle := left_container(connect, job)):
+                logs[job.uid].take_over(connect(), handle)
+        # Whoever settles a job that has ended removes its container.
+        settled = [job for job in left if not logs[job.uid].is_streamed]
+        if settle.refresh(self._store, settled, connect):
+            return {}
+        why = "caliban has died, and its engine is not here"
+        return {job.uid: why for job in settled}
+
+    def _there(self, jobs: Sequence[Job], logs: Mapping[str, _Followed]) -> dict[str, str]:
+        for job in jobs:
+            if job.handle and not logs[job.uid].has_stream:
+                backend = self._places.backends().of(job.handle.platform)
+                pieces = backend.logs(job.handle, True, logs[job.uid].tail)
+                logs[job.uid].follow_there(pieces)
+        silent = [job for job in jobs if not logs[job.uid].is_streamed]
+        if not silent or time.monotonic() - self._asked_at < _ASK:
+            return {}
+        is_known = settle.refresh(self._store, silent, self._places.connect, self._places.backends)
+        self._asked_at = time.monotonic()
+        why = "what has become of it can't be asked"
+        return {} if is_known else {job.uid: why for job in silent}

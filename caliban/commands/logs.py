@@ -11,18 +11,17 @@ that have nothing to show, go to stderr.
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import flags, joblog, terminal
-from caliban.errors import UsageError
+from caliban.errors import PlatformError, UsageError
 from caliban.model.experiment_text import quoted
 from caliban.model.job import Job, Status
 
 if TYPE_CHECKING:
+    from caliban.commands.job_choice import Places
     from caliban.commands.log_follower import Output
-    from caliban.platform.local import LocalBackend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Shows the logs; 0 also where there is none."""
     from caliban import launch, settle
     from caliban.commands import job_choice, log_follower
+    from caliban.commands.log_follower import is_there
 
     job_choice.check(args)
     if not args.jobs and not args.xgroup:
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
             "no job is named", "caliban logs 12, or caliban logs --xgroup GROUP, for example."
         )
     user = flags.user_name()
-    connect = functools.cache(job_choice.connect)
-    with launch.open_history() as store:
+    with launch.open_history() as store, job_choice.Places() as places:
         if args.xgroup:
             jobs = store.group_jobs(user, args.xgroup, 1)
         else:
             jobs = job_choice.by_number(store, user, args.jobs)
         # What a dead caliban has left behind may have ended, and what it printed not be kept yet.
-        settle.refresh(store, [job for job in jobs if log_follower.is_left(job)], connect)
+        unsettled = [job for job in jobs if log_follower.is_left(job) or is_there(job)]
+        settle.refresh(store, unsettled, places.connect, places.backends)
         now = {job.uid: job for job in store.jobs([job.uid for job in jobs])}
         jobs = [now[job.uid] for job in jobs]
         if args.failed:
@@ -72,37 +72,46 @@ def run(args: argparse.Namespace) -> int:
             if not jobs:
                 terminal.note("None of these jobs has failed.")
         output = log_follower.Output(several=len(jobs) > 1)
+        ended = [job for job in jobs if job.outcome.status.is_final]
+        is_whole = log_follower.fetch(store, places, ended)
         if args.follow:
-            log_follower.follow(store, connect, jobs, args.tail, output)
+            code = log_follower.follow(store, places, jobs, args.tail, output)
         else:
-            _show(connect, jobs, args.tail, output)
-    return 0
+            code = _show(places, jobs, args.tail, output)
+    return max(code, int(not is_whole))
 
 
-def _show(
-    connect: Callable[[], LocalBackend], jobs: Sequence[Job], tail: int | None, output: Output
-) -> None:
-    """Shows what there is by now, one job after another."""
+def _show(places: Places, jobs: Sequence[Job], tail: int | None, output: Output) -> int:
+    """Shows what there is by now, one job after another; 1 if a platform did not give it."""
     from caliban.commands.log_follower import CUT, why_nothing
 
+    code = 0
     for job in jobs:
         if len(jobs) > 1:
             output.note(f"job {job.id} {quoted(job.experiment)}".rstrip(), "bold")
         is_empty = True
-        for piece in _pieces(connect, job, tail):
-            is_empty = False
-            output.write(piece)
+        try:
+            for piece in _pieces(places, job, tail):
+                is_empty = False
+                output.write(piece)
+        except PlatformError as error:
+            terminal.warn(f"job {job.id}: {error.message}")
+            code = 1
+            continue
         if is_empty and tail != 0:
             output.note(f"job {job.id}: {why_nothing(job)}")
         elif joblog.is_cut(job.uid):
             output.note(f"job {job.id}: {CUT}")
+    return code
 
 
-def _pieces(connect: Callable[[], LocalBackend], job: Job, tail: int | None) -> Iterator[bytes]:
-    """What a job has printed by now: from its file, or from the engine if nobody writes that."""
-    from caliban.commands.log_follower import left_container
+def _pieces(places: Places, job: Job, tail: int | None) -> Iterator[bytes]:
+    """What a job has printed by now: from its file, or from where it is if nobody writes that."""
+    from caliban.commands.log_follower import is_there, left_container
 
-    if handle := left_container(connect, job):
-        yield from connect().logs(handle, follow=False, tail=tail)
+    if job.handle and is_there(job):
+        yield from places.backends().of(job.handle.platform).logs(job.handle, False, tail)
+    elif handle := left_container(places.connect, job):
+        yield from places.connect().logs(handle, follow=False, tail=tail)
     else:
         yield from joblog.read(job.uid, tail)

@@ -192,16 +192,19 @@ def _images(
     from caliban.docker import debris
     from caliban.docker.image import builder, inputs
 
-    uses: dict[str, list[tuple[str, str]]] = {}
+    uses: dict[str, set[tuple[str, str]]] = {}
     last: dict[str, datetime.datetime] = {}
     busy: set[str] = set()
+    # Jobs elsewhere know an image by its name: in a registry, or here if their cluster is here.
+    ids = {name: image.id for image in there.images for name in image.known_as}
     for use in store.image_uses():
-        uses.setdefault(use.image, []).append((use.user, use.group))
-        last[use.image] = max(use.last, last.get(use.image, use.last))
+        used_image = ids.get(use.image, use.image)
+        uses.setdefault(used_image, set()).add((use.user, use.group))
+        last[used_image] = max(use.last, last.get(used_image, use.last))
         if use.is_open:
-            busy.add(use.image)
+            busy.add(used_image)
     user = flags.user_name()
-    mine = [(user, group)]
+    mine = {(user, group)}
     going: set[str] = set()
     strange = 0
     # What a build goes on from looks like what a build has left behind.

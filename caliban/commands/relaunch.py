@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ def resume(args: argparse.Namespace) -> int:
     Args:
       args: the command line, see flags.add_execution_arguments.
     """
-    from caliban.commands import execution_choice, summary
+    from caliban.commands import execution_choice, launch_record, run, summary
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
     from caliban.platform.local import LocalBackend
@@ -48,14 +49,74 @@ def resume(args: argparse.Namespace) -> int:
         if not jobs:
             terminal.note(f"Experiment group {args.resume}: every experiment has succeeded.")
             return 0
+        jobs = of_platform(jobs, "local")
         for job in jobs:
             launch.check_again(job)
         check_images(engine, jobs, f"Build it anew: caliban resubmit --xgroup {args.resume}")
+        if args.dry_run:
+            return _list(jobs)
         again = Again()
         jobs = again.jobs(jobs)
         how = execution_choice.choose(args, store, backend, options(jobs))
-        sweep = launch.again(backend, store, jobs, again.digest)
-        return summary.see_through(backend, store, args.resume, sweep, how)
+        live = [job for job in jobs if job.container_spec.get("live")]
+        projects = [job.container_spec["directory"] for job in live]
+        has_gpus = bool(options(jobs).gpus)
+        with launch_record.begin(args, run.add_arguments, engine, projects, has_gpus) as record:
+            sweep = launch.again(backend, store, jobs, again.digest)
+            plans, fresh = launch_record.plans(jobs), [job.image for job in live]
+            record.keep(store, launch_record.made(sweep.jobs, plans, fresh))
+            return summary.see_through(backend, store, args.resume, sweep, how)
+
+
+def _list(jobs: Sequence[Job]) -> int:
+    """Lists the jobs that would be run again, for --dry_run."""
+    from caliban.commands import job_lines
+
+    for job in jobs:
+        terminal.result(job_lines.command(job))
+        terminal.result(f"  {job_lines.line(job)}")
+    terminal.note(f"{launch.count_of_jobs(len(jobs))}; nothing was run or recorded.")
+    return 0
+
+
+def of_platform(jobs: Sequence[Job], platform: str) -> list[Job]:
+    """Those of the jobs that ran on a platform; says which command goes on with others.
+
+    Args:
+      jobs: of one group.
+      platform: its name.
+
+    Raises:
+      UsageError: all of them ran elsewhere.
+    """
+    from caliban.remote import backends
+
+    mine = []
+    others: dict[str, int] = {}
+    for job in jobs:
+        ran_on = job.submission.platform
+        if ran_on == platform:
+            mine.append(job)
+        elif ran_on in (*backends.PLATFORMS, "local"):
+            others[ran_on] = others.get(ran_on, 0) + 1
+        else:
+            launch.check_again(job, platform)
+    group = jobs[0].group
+    commands = {
+        each: f"caliban run --resume {shlex.quote(group)}"
+        if each == "local"
+        else backends.resume_command(each, group)
+        for each in others
+    }
+    if not mine:
+        raise UsageError(
+            f"the jobs of experiment group '{group}' ran elsewhere: {', '.join(others)}",
+            f"Go on with them by: {', '.join(commands.values())}",
+        )
+    for each, number in others.items():
+        which = f"{launch.count_of_jobs(number)} of {each}"
+        terminal.note(f"Left alone: {which}: '{commands[each]}' goes on with them")
+    return mine
 
 
 def check_images(engine: Engine, jobs: Sequence[Job], hint: str) -> None:

@@ -12,24 +12,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
-from caliban.errors import EngineError, UsageError
+from caliban.commands.resending import has_given_image, has_manifest
+from caliban.errors import INTERRUPTED, EngineError, UsageError
 from caliban.model import module
 from caliban.model.image import ImagePlan
 from caliban.model.job import Job, Status
 from caliban.model.selection import Selection, causes
+from caliban.remote.backends import is_remote
 
 if TYPE_CHECKING:
+    from caliban.commands.job_choice import Places
     from caliban.commands.relaunch import Again
     from caliban.docker.engine import Engine
     from caliban.docker.image.provenance import Parts
     from caliban.history.store import HistoryStore
+    from caliban.images import Images
 
 # How many jobs are listed before the question.
 _LISTED = 50
@@ -64,12 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cloud_key",
         metavar="FILE",
-        help="Google Cloud service account key that the jobs get (default: the one that they had).",
+        help="Google Cloud service account key that the jobs get (default: the one that they had); "
+        "for those elsewhere, as whom caliban sends them.",
     )
     parser.add_argument(
         "--project_id",
         metavar="ID",
-        help="Google Cloud project, for jobs that ran there; those of this machine need none.",
+        help="Google Cloud project of the jobs that ran there: they are sent to the one where they "
+        "ran, and a job of another project is an error.",
     )
     flags.add_secret_arguments(parser)
     flags.add_execution_arguments(parser)
@@ -78,15 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Asks, builds, runs; 0 only if everything that was asked for succeeded."""
     from caliban import launch
-    from caliban.commands import execution_choice, relaunch, summary
-    from caliban.docker.containers import Containers
+    from caliban.commands import job_choice, relaunch, resending
     from caliban.docker.engine import Engine
-    from caliban.platform.local import LocalBackend
 
     wanted = Selection.parse(args.where)
-    with launch.open_history() as store:
-        chosen = _choose(args, store, wanted)
-        jobs = _repeatable(chosen)
+    with launch.open_history() as store, job_choice.Places(args.cloud_key) as places:
+        chosen = _choose(args, store, wanted, places)
+        jobs = _repeatable(chosen, args.project_id)
         if not jobs:
             which = "no job is like that" if args.where else "no job has failed or been stopped"
             terminal.note(f"Experiment group {args.xgroup}: nothing to resubmit: {which}.")
@@ -104,27 +108,59 @@ def run(args: argparse.Namespace) -> int:
         hint = "--yes resubmits them without a question; --dry_run only lists them."
         if not args.yes and not terminal.confirm(question, hint):
             return 0
-        engine.check_program()
-        kept = [job for job in jobs if args.same_image or _has_given_image(job)]
-        hint = "Without --same_image, it is built anew." if args.same_image else ""
-        relaunch.check_images(engine, kept, hint)
-        jobs = again.jobs(jobs)
-        backend = LocalBackend(Containers(engine), engine.host)
-        how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
-        if not args.same_image:
-            jobs = _rebuilt(engine, store, jobs, plans, again)
-        sweep = launch.again(backend, store, jobs, again.digest)
-        code = summary.see_through(backend, store, args.xgroup, sweep, how)
+        code = 0
+        if there := [job for job in jobs if is_remote(job)]:
+            images = {} if args.same_image else _images(engine, store, there, plans, again)
+            code = resending.resubmit(store, places.backends(), there, plans, images)
+        here = [job for job in jobs if not is_remote(job)]
+        if here and code != INTERRUPTED:
+            code = _run_here(args, store, engine, here, plans, again) or code
         return code or int(len(jobs) < len(chosen))
 
 
-def _choose(args: argparse.Namespace, store: HistoryStore, wanted: Selection) -> list[Job]:
+def _run_here(
+    args: argparse.Namespace,
+    store: HistoryStore,
+    engine: Engine,
+    jobs: Sequence[Job],
+    plans: dict[int, ImagePlan],
+    again: Again,
+) -> int:
+    """Runs jobs on this machine again; returns the exit code."""
+    from caliban import launch
+    from caliban.commands import execution_choice, launch_record, relaunch, summary
+    from caliban.docker.containers import Containers
+    from caliban.platform.local import LocalBackend
+
+    engine.check_program()
+    kept = [job for job in jobs if args.same_image or has_given_image(job)]
+    hint = "Without --same_image, it is built anew." if args.same_image else ""
+    relaunch.check_images(engine, kept, hint)
+    jobs = again.jobs(jobs)
+    backend = LocalBackend(Containers(engine), engine.host)
+    how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
+    as_they_were = {job.id for job in kept if not job.container_spec.get("live")}
+    new = [job for job in jobs if job.id not in as_they_were]
+    projects = [job.container_spec["directory"] for job in new]
+    has_gpus = bool(relaunch.options(jobs).gpus)
+    with launch_record.begin(args, add_arguments, engine, projects, has_gpus) as record:
+        if not args.same_image:
+            jobs = _rebuilt(_images(engine, store, jobs, plans, again), jobs, plans)
+        sweep = launch.again(backend, store, jobs, again.digest)
+        fresh = [job.image for job in jobs if job.id not in as_they_were]
+        record.keep(store, launch_record.made(sweep.jobs, launch_record.plans(jobs), fresh))
+        return summary.see_through(backend, store, args.xgroup, sweep, how)
+
+
+def _choose(
+    args: argparse.Namespace, store: HistoryStore, wanted: Selection, places: Places
+) -> list[Job]:
     """The newest job of each experiment that is to run again."""
     from caliban import launch, settle
-    from caliban.commands import job_choice
 
     user = flags.user_name()
-    settle.refresh(store, settle.unsettled(store, user, args.xgroup), job_choice.connect)
+    unsettled = settle.unsettled(store, user, args.xgroup)
+    settle.refresh(store, unsettled, places.connect, places.backends)
     newest = store.outlines(user, args.xgroup, 1)
     wanted.check(newest)
     chosen = wanted.choose(newest, causes(newest))
@@ -138,7 +174,7 @@ def _choose(args: argparse.Namespace, store: HistoryStore, wanted: Selection) ->
     return [of_uid[job.uid] for job in chosen if job.uid in of_uid]
 
 
-def _repeatable(jobs: Sequence[Job]) -> list[Job]:
+def _repeatable(jobs: Sequence[Job], project: str | None) -> list[Job]:
     """The jobs that can be run again from here; the others are named.
 
     Raises:
@@ -150,7 +186,8 @@ def _repeatable(jobs: Sequence[Job]) -> list[Job]:
     errors: list[UsageError] = []
     for job in jobs:
         try:
-            launch.check_again(job)
+            launch.check_again(job, job.submission.platform if is_remote(job) else "local")
+            _check_project(job, project)
             possible.append(job)
         except UsageError as error:
             errors.append(error)
@@ -161,6 +198,21 @@ def _repeatable(jobs: Sequence[Job]) -> list[Job]:
     return possible
 
 
+def _check_project(job: Job, project: str | None) -> None:
+    """Sees to it that a job belongs to the project that the user names, if it has one.
+
+    Raises:
+      UsageError: it belongs to another one.
+    """
+    target = job.submission.target.removeprefix("gke:")
+    has_one = job.submission.platform == "vertex" or target != job.submission.target
+    if project and has_one and target.partition("/")[0] != project:
+        raise UsageError(
+            f"job {job.id} ran in the project {target.partition('/')[0]}, not in {project}",
+            "In another project, an experiment is started anew: 'caliban cloud', for one.",
+        )
+
+
 def _plans(jobs: Sequence[Job], same_image: bool) -> dict[int, ImagePlan]:
     """The image plans of jobs, by number.
 
@@ -169,10 +221,10 @@ def _plans(jobs: Sequence[Job], same_image: bool) -> dict[int, ImagePlan]:
     """
     plans = {}
     for job in jobs:
-        if job.container_spec_id in plans:
+        if job.container_spec_id in plans or has_manifest(job):
             continue
         plan = plans[job.container_spec_id] = ImagePlan.from_json(job.container_spec)
-        is_built = not same_image and not _has_given_image(job)
+        is_built = not same_image and not has_given_image(job)
         if not is_built and not plan.live:
             continue
         hint = "" if plan.live else "--same_image runs the image that it had, as it was."
@@ -195,12 +247,6 @@ def _missing(plan: ImagePlan, is_built: bool) -> Path | None:
     return next((path for name in names if not (path := Path(plan.directory, name)).exists()), None)
 
 
-def _has_given_image(job: Job) -> bool:
-    """Whether the job's image was named by --image_id: only then is it told what to execute."""
-    settings = job.submission.payload["settings"]
-    return bool(settings.get("command")) and not job.container_spec.get("live")
-
-
 def _announce(jobs: Sequence[Job], is_dry: bool) -> None:
     """Lists the jobs: for --dry_run, all of them are the result."""
     from caliban.commands import job_lines
@@ -210,6 +256,8 @@ def _announce(jobs: Sequence[Job], is_dry: bool) -> None:
     for job in jobs if is_dry else jobs[:_LISTED]:
         say(job_lines.command(job))
         say(f"  {job_lines.line(job)}")
+        if is_remote(job):
+            say(f"  sent to: {job.submission.target}")
     if len(jobs) > _LISTED and not is_dry:
         say(f"... and {len(jobs) - _LISTED} more: --dry_run lists them all")
 
@@ -222,6 +270,8 @@ def _comparisons(
     same_image: bool,
 ) -> Iterator[str]:
     """Says what has changed since the jobs were run, for each image that they had."""
+    from caliban.commands import job_lines
+
     if same_image and not any(plan.live for plan in plans.values()):
         yield "\nthey run in the images that they had: what has changed since makes no difference."
         return
@@ -232,11 +282,14 @@ def _comparisons(
         code = str(job.details.get("code", ""))
         groups.setdefault((job.container_spec_id, job.image, code), []).append(job)
     for (spec, image, code), of_image in groups.items():
-        plan = plans[spec]
         try:
-            if _has_given_image(of_image[0]):
-                found = f"nothing, because the image {image[:19]} was named by --image_id"
+            if has_given_image(of_image[0]):
+                flag = "--image_tag" if is_remote(of_image[0]) else "--image_id"
+                how = "in its manifest" if has_manifest(of_image[0]) else f"by {flag}"
+                shown = job_lines.short_image(image)
+                found = f"nothing, because the image {shown} was named {how}"
             else:
+                plan = plans[spec]
                 if spec not in now:
                     now[spec] = _parts_now(engine, plan, again)
                 found = _changes(engine, plan, image, code, now[spec], again)
@@ -290,36 +343,42 @@ def _changes(
     return text
 
 
-def _rebuilt(
+def _images(
     engine: Engine,
     store: HistoryStore,
     jobs: Sequence[Job],
-    plans: dict[int, ImagePlan],
+    plans: Mapping[int, ImagePlan],
     again: Again,
-) -> list[Job]:
-    """Builds what the jobs need, and returns them with their new images and plans."""
+) -> dict[int, Images]:
+    """How the images that jobs need are built, by the number of their plan."""
     from caliban.images import Images
-
-    terminal.note("rebuilding containers...")
-    needed = {job.container_spec_id for job in jobs if not _has_given_image(job)}
 
     def history() -> AbstractContextManager[HistoryStore]:
         return contextlib.nullcontext(store)
 
-    built = {
+    needed = {job.container_spec_id for job in jobs if not has_given_image(job)}
+    return {
         number: Images(
             engine,
             history,
             again.secrets(plan),
             again.build_secrets(plan),
             again.allowed_keys(plan),
-        ).ensure(plan)
+        )
         for number, plan in plans.items()
         if number in needed
     }
+
+
+def _rebuilt(
+    images: Mapping[int, Images], jobs: Sequence[Job], plans: Mapping[int, ImagePlan]
+) -> list[Job]:
+    """Builds what the jobs need, and returns them with their new images and plans."""
+    terminal.note("rebuilding containers...")
+    built = {number: each.ensure(plans[number]) for number, each in images.items()}
     rebuilt = []
     for job in jobs:
-        if not _has_given_image(job):
+        if job.container_spec_id in built and not has_given_image(job):
             plan, image = built[job.container_spec_id]
             job = replace(job, image=image, container_spec=plan.to_json())
         rebuilt.append(job)

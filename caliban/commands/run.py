@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +31,9 @@ from caliban.errors import CalibanError, Problems, UsageError
 
 if TYPE_CHECKING:
     from caliban.commands.container_choice import ContainerChoice
+    from caliban.commands.experiment_choice import Experiments
     from caliban.commands.image_choice import ImageChoice
     from caliban.docker.engine import Engine
-    from caliban.model.experiment import Experiment
     from caliban.model.image import ImagePlan
     from caliban.platform.local import Mount
 
@@ -101,7 +101,7 @@ class _Wanted:
     Attributes:
       args: the command line.
       choice: the image, and the credentials that its containers get.
-      config: the experiment file.
+      experiments: one for each job.
       run_args: the user's own arguments for `docker run`.
       mounts: those of live code.
       output: the directory below which each job gets one of its own; None for no such thing.
@@ -109,7 +109,7 @@ class _Wanted:
 
     args: argparse.Namespace
     choice: ImageChoice
-    config: object
+    experiments: Experiments
     run_args: tuple[str, ...]
     mounts: Sequence[Mount]
     output: Path | None
@@ -119,22 +119,20 @@ class _Wanted:
         """What the image holds."""
         return replace(self.choice.plan, live=self.args.live)
 
-    def experiments(self) -> Iterator[Experiment]:
-        """One for each job."""
-        from caliban.model import experiment
-        from caliban.model.experiment import Experiment
-
-        return (Experiment(self.args.script_args, each) for each in experiment.expand(self.config))
-
 
 def _understand(args: argparse.Namespace) -> _Wanted:
     """Reads the command line and the files that it names; all that is wrong is told at once."""
-    from caliban.commands import container_choice, execution_choice, image_choice
+    from caliban.commands import (
+        container_choice,
+        execution_choice,
+        experiment_choice,
+        image_choice,
+    )
     from caliban.model.image import Mode
 
     problems = Problems()
     choice = image_choice.choose(args, problems)
-    config = problems.attempt(lambda: _read(args.experiment_config), None)
+    experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
     run_args = problems.attempt(lambda: container_choice.split(args.docker_run_args), None)
     output = problems.attempt(
         lambda: container_choice.output_directory(args.output, args.xgroup), None
@@ -148,8 +146,8 @@ def _understand(args: argparse.Namespace) -> _Wanted:
     if choice and args.live:
         mounts = problems.attempt(lambda: container_choice.live(choice.plan, choice.secrets), ())
     problems.check()
-    assert choice is not None and run_args is not None
-    return _Wanted(args, choice, config, run_args, mounts, output)
+    assert choice is not None and run_args is not None and experiments is not None
+    return _Wanted(args, choice, experiments, run_args, mounts, output)
 
 
 def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
@@ -174,7 +172,6 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
     from caliban import launch
     from caliban.commands import container_choice
     from caliban.docker.containers import Containers
-    from caliban.model import experiment
     from caliban.platform import outputs
     from caliban.platform.local import LocalBackend
 
@@ -183,24 +180,37 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
     backend = LocalBackend(Containers(engine), engine.host)
     image, group = wanted.args.image_id or NOT_BUILT, wanted.args.xgroup or "NEW-GROUP"
     output = str(outputs.group_directory(wanted.output, group) / "JOB") if wanted.output else ""
-    for request in launch.requests(wanted.experiments(), image, group, settings):
+    for request in launch.requests(wanted.experiments, image, group, settings):
         command = backend.plan(replace(request, output=output)).payload["command"]
         terminal.result(shlex.join(command))
-    jobs = launch.count_of_jobs(experiment.count(wanted.config))
+    jobs = launch.count_of_jobs(wanted.experiments.count)
     terminal.note(f"{jobs}; nothing was built, run or recorded.")
 
 
 def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
     """Builds the image, runs the jobs and sums up; returns the exit code."""
     from caliban import launch, settle
-    from caliban.commands import container_choice, execution_choice, image_choice, summary
+    from caliban.commands import (
+        container_choice,
+        execution_choice,
+        image_choice,
+        launch_record,
+        summary,
+    )
     from caliban.docker.containers import Containers
+    from caliban.model.image import Mode
     from caliban.platform.local import LocalBackend
 
     args, options = wanted.args, container.options
     code = _code(wanted) if args.live else None
     engine.check_program()
-    with launch.open_history() as store:
+    record = launch_record.begin(
+        *(args, add_arguments, engine),
+        projects=[wanted.plan.directory] if args.live or not args.image_id else [],
+        has_gpus=bool(wanted.choice.mode is Mode.GPU),
+        experiments=wanted.experiments.config if args.experiment_config else None,
+    )
+    with launch.open_history() as store, record:
         options = replace(
             options,
             gpus=container_choice.gpus(engine, wanted.choice.mode, "run"),
@@ -221,7 +231,7 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
         user = flags.user_name()
         group = launch.new_group(store, user, args.xgroup)
         settle.refresh(store, settle.unsettled(store, user, group), lambda: backend, gives_up=False)
-        requests = launch.requests(wanted.experiments(), image, group, options.to_json())
+        requests = launch.requests(wanted.experiments, image, group, options.to_json())
         sweep = launch.record(
             backend,
             store,
@@ -235,6 +245,9 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
                 rerun=args.rerun or not args.xgroup,
             ),
         )
+        fresh = [image] if args.live or not args.image_id else []
+        plans, secrets = {image: plan.to_json()}, wanted.choice.secrets
+        record.keep(store, launch_record.made(sweep.jobs, plans, fresh, secrets))
         return summary.see_through(backend, store, group, sweep, how)
 
 
@@ -257,15 +270,3 @@ def _code(wanted: _Wanted) -> Callable[[], str]:
 
     digest()
     return digest
-
-
-def _read(source: str | None) -> object:
-    """The experiment file, checked; one experiment without flags if there is none."""
-    if source is None:
-        return {}
-    from caliban import document
-    from caliban.model import experiment
-
-    config = document.read(source)
-    experiment.validate(config, source)
-    return config

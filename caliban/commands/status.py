@@ -24,8 +24,10 @@ from caliban.errors import UsageError
 from caliban.model import selection
 from caliban.model.job import Status
 from caliban.model.selection import Cause, Outline, Selection, Tally
+from caliban.remote.backends import is_remote
 
 if TYPE_CHECKING:
+    from caliban.commands.job_choice import Places
     from caliban.history.store import HistoryStore
     from caliban.model.job import Job
 
@@ -64,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="Show it again every 2 s until nothing is open; where stdout is no terminal, after "
-        "each change.",
+        help="Show it again every 2 s, or every 5 s with jobs elsewhere, until nothing is open; "
+        "where stdout is no terminal, after each change.",
     )
     parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
 
@@ -81,8 +83,10 @@ class View:
         those of them that failed.
       tallies: how many were chosen.
       causes: why jobs of the group have failed.
-      is_open: whether some job has not ended.
+      is_open: whether what becomes of some job is not known yet, but will be.
       is_complete: whether the open ones could all be asked about.
+      unsent: jobs for elsewhere that are not known to have been sent, and that nobody here sends.
+      is_elsewhere: whether platforms elsewhere were asked.
     """
 
     args: argparse.Namespace
@@ -92,6 +96,8 @@ class View:
     causes: Sequence[Cause]
     is_open: bool
     is_complete: bool
+    unsent: Sequence[Job]
+    is_elsewhere: bool
 
     @property
     def total(self) -> int:
@@ -119,22 +125,23 @@ def _full(store: HistoryStore, uids: Sequence[str]) -> Iterator[Job]:
 def run(args: argparse.Namespace) -> int:
     """Brings the open jobs up to date and prints; 1 if some could not be asked about."""
     from caliban import launch
+    from caliban.commands import job_choice
 
     wanted = Selection.parse(args.where, args.failed)
     if wanted.names_causes and args.xgroup is None:
         raise UsageError(
             "--where cause=...: causes are numbered within a group", "Name one by --xgroup."
         )
-    with launch.open_history() as store:
+    with launch.open_history() as store, job_choice.Places() as places:
         if args.watch:
             from caliban.commands import watch
 
             return watch.run(
-                lambda: look(store, args, wanted),
+                lambda: look(store, args, wanted, places),
                 lambda view, now: lines(view, store, now),
                 args.json,
             )
-        view = look(store, args, wanted)
+        view = look(store, args, wanted, places)
         for line in lines(view, store, datetime.datetime.now(datetime.UTC)):
             terminal.result(line)
     for hint in _hints(view):
@@ -142,24 +149,29 @@ def run(args: argparse.Namespace) -> int:
     return 0 if view.is_complete else 1
 
 
-def look(store: HistoryStore, args: argparse.Namespace, wanted: Selection) -> View:
+def look(store: HistoryStore, args: argparse.Namespace, wanted: Selection, places: Places) -> View:
     """Brings the open jobs up to date, and chooses those to show.
 
     Raises:
       UsageError: there is no such group, flag, metric or cause.
     """
-    from caliban import settle
-    from caliban.commands import job_choice
+    from caliban import launch, settle
+    from caliban.commands import job_lines
 
     user = flags.user_name()
-    complete = settle.refresh(store, settle.unsettled(store, user, args.xgroup), job_choice.connect)
+    unsettled = settle.unsettled(store, user, args.xgroup)
+    complete = settle.refresh(store, unsettled, places.connect, places.backends)
+    unsent = [job for job in unsettled if job_lines.is_unsent(job) and launch.is_left(job)]
+    lost = {job.uid for job in unsent}
+    is_elsewhere = any(job.handle and is_remote(job) for job in unsettled)
     found: list[Cause] = []
     if _may_be_sum(args) and not wanted and not args.sort:
         tallies = store.tallies(user, args.xgroup)
         if sum(each.number for each in tallies) > _MOST_EXPERIMENTS:
             jobs = store.outlines(user, args.xgroup, 1, Status.FAILED)
-            is_open = any(not each.status.is_final for each in tallies)
-            return View(args, user, jobs, tallies, selection.causes(jobs), is_open, complete)
+            causes = selection.causes(jobs)
+            is_open = sum(each.number for each in tallies if not each.status.is_final) > len(lost)
+            return View(args, user, jobs, tallies, causes, is_open, complete, unsent, is_elsewhere)
     if args.xgroup is not None:
         jobs = store.outlines(user, args.xgroup, 1 if args.max_jobs is None else args.max_jobs)
         wanted.check(jobs)
@@ -173,8 +185,9 @@ def look(store: HistoryStore, args: argparse.Namespace, wanted: Selection) -> Vi
         jobs = _recent(store, user, limit, Selection({})) if wanted else chosen
     if args.sort:
         chosen = selection.ordered(chosen, args.sort)
-    is_open = any(not job.status.is_final for job in jobs)
-    return View(args, user, chosen, selection.tallies(chosen), found, is_open, complete)
+    is_open = any(not job.status.is_final and job.uid not in lost for job in jobs)
+    tallies = selection.tallies(chosen)
+    return View(args, user, chosen, tallies, found, is_open, complete, unsent, is_elsewhere)
 
 
 def _recent(store: HistoryStore, user: str, limit: int, wanted: Selection) -> list[Outline]:
@@ -221,6 +234,9 @@ def lines(view: View, store: HistoryStore, now: datetime.datetime | None) -> Ite
         jobs = _full(store, [job.uid for job in view.jobs])
         yield from job_lines.render(jobs, heading, _cause_numbers(view), metric, now)
     if told := list(job_lines.failures(view.causes, view.jobs)):
+        yield ""
+        yield from told
+    if told := list(job_lines.ways_on(view.unsent)):
         yield ""
         yield from told
 

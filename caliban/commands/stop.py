@@ -1,7 +1,8 @@
 """Stop jobs: those that wait are never started, those that run are asked to end.
 
-Without JOB and --xgroup, all open jobs of yours. They are listed first, and nothing happens before
-you have said yes. A job has 10 s to end in order, after SIGTERM; then it is killed.
+Without JOB and --xgroup, all open jobs of yours, wherever they run. They are listed first, and
+nothing happens before you have said yes. A job has 10 s to end in order, after SIGTERM; then it is
+killed. Platforms elsewhere may take longer to end one than this command waits for it.
 
   caliban stop
   caliban stop 12 13
@@ -12,17 +13,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
 from caliban.errors import EngineError
 from caliban.model.job import Job, Status
+from caliban.remote import stopping
+from caliban.remote.backends import is_remote
+from caliban.remote.stopping import Stopped
 
 if TYPE_CHECKING:
+    from caliban.commands.job_choice import Places
     from caliban.history.store import HistoryStore
     from caliban.platform.local import LocalBackend
 
@@ -31,6 +35,9 @@ _PATIENCE = 13.0
 
 # How often is looked whether a job has ended, in seconds.
 _PAUSE = 0.2
+
+# The same where a platform elsewhere is asked.
+_PAUSE_THERE = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from caliban.commands import job_choice
 
     job_choice.check(args)
-    connect = functools.cache(job_choice.connect)
-    with launch.open_history() as store:
-        jobs = _open_jobs(store, args, connect)
-        there = {job.uid: why for job in jobs if (why := _why_not(job, connect))}
+    with launch.open_history() as store, job_choice.Places() as places:
+        jobs = _open_jobs(store, args, places)
+        there = {job.uid: why for job in jobs if (why := _why_not(job, places))}
         here = [job for job in jobs if job.uid not in there]
         if not here and not args.jobs:
             terminal.note("no running jobs found")
@@ -67,14 +73,12 @@ def run(args: argparse.Namespace) -> int:
                 terminal.note("nothing was stopped")
                 return 0
             terminal.result("")
-            if not _Stopping(store, connect).run(here):
+            if not _Stopping(store, places).run(here):
                 return 1
     return 1 if there else 0
 
 
-def _open_jobs(
-    store: HistoryStore, args: argparse.Namespace, connect: Callable[[], LocalBackend]
-) -> list[Job]:
+def _open_jobs(store: HistoryStore, args: argparse.Namespace, places: Places) -> list[Job]:
     """The open ones of the jobs that are meant."""
     from caliban import settle
     from caliban.commands import job_choice
@@ -84,7 +88,8 @@ def _open_jobs(
         jobs = job_choice.by_number(store, user, args.jobs)
     else:
         jobs = store.open_jobs(user, args.xgroup)
-    settle.refresh(store, [job for job in jobs if not job.outcome.status.is_final], connect)
+    still_open = [job for job in jobs if not job.outcome.status.is_final]
+    settle.refresh(store, still_open, places.connect, places.backends)
     jobs = store.jobs([job.uid for job in jobs])
     for job in jobs:
         if args.jobs and not _is_open(job):
@@ -96,15 +101,17 @@ def _is_open(job: Job) -> bool:
     return job.outcome.status in (Status.SUBMITTED, Status.RUNNING)
 
 
-def _why_not(job: Job, connect: Callable[[], LocalBackend]) -> str:
+def _why_not(job: Job, places: Places) -> str:
     """Why an open job can't be stopped from here; "" if it can."""
+    if is_remote(job):
+        return ""
     if job.handle is None or job.handle.platform != "local":
         return f"it was submitted to {job.submission.platform.upper() or 'an unknown platform'}"
     # Whoever is to start it asks the history before.
-    if job.outcome.status is Status.SUBMITTED or job.handle.target == connect().target:
+    if job.outcome.status is Status.SUBMITTED or job.handle.target == places.connect().target:
         return ""
     machine, _, host = job.handle.target.partition(" ")
-    if machine != connect().machine:
+    if machine != places.connect().machine:
         return f"it runs on {machine}"
     return f"it runs in another engine of this machine (DOCKER_HOST={host})"
 
@@ -128,12 +135,37 @@ def _listed(jobs: Sequence[Job]) -> Iterator[str]:
 class _Stopping:
     """Stops jobs, and says what became of each."""
 
-    def __init__(self, store: HistoryStore, connect: Callable[[], LocalBackend]) -> None:
+    def __init__(self, store: HistoryStore, places: Places) -> None:
         self._store = store
-        self._connect = connect
+        self._places = places
+
+    def _connect(self) -> LocalBackend:
+        return self._places.connect()
 
     def run(self, jobs: Sequence[Job]) -> bool:
         """Returns whether none of the jobs runs any more."""
+        stopped = self._stop_here([job for job in jobs if not is_remote(job)])
+        if there := [job for job in jobs if is_remote(job)]:
+            stopped |= stopping.stop(self._store, self._places.backends(), there)
+        known = {job.uid: job for job in self._store.jobs([job.uid for job in jobs])}
+        for job in jobs:
+            if job.uid in stopped.cancelled:
+                said = known[job.uid].outcome.reason
+            elif job.uid in stopped.lost:
+                said = f"could not be reached: {stopped.lost[job.uid]}"
+            elif job.uid in stopped.asked:
+                said = "asked to stop"
+            else:
+                said = f"had ended by itself: {known[job.uid].outcome.describe()}"
+            _say(job, said)
+        left = self._see_end([known[job.uid] for job in jobs if job.uid in stopped.asked])
+        if len(stopped.lost) < len(jobs):
+            terminal.result("")
+            terminal.result(_remark(len(jobs), len(left), len(stopped.lost)))
+        return not left and not stopped.lost
+
+    def _stop_here(self, jobs: Sequence[Job]) -> Stopped:
+        """Ends the jobs of this machine that wait, and takes note that the others are to end."""
         now = datetime.datetime.now(datetime.UTC)
         # Those that wait come first: otherwise the end of one would be the start of the next.
         cancelled = self._store.cancel([job.uid for job in jobs], now)
@@ -141,22 +173,7 @@ class _Stopping:
         lost = self._out_of_reach(rest)
         # Before they are asked, or else they would be recorded as failed.
         asked = self._store.request_stop([job.uid for job in rest if job.uid not in lost], now)
-        known = {job.uid: job for job in self._store.jobs([job.uid for job in jobs])}
-        for job in jobs:
-            if job.uid in cancelled:
-                said = "stopped before it started"
-            elif job.uid in lost:
-                said = f"could not be reached: {lost[job.uid]}"
-            elif job.uid in asked:
-                said = "asked to stop"
-            else:
-                said = f"had ended by itself: {known[job.uid].outcome.describe()}"
-            _say(job, said)
-        left = self._see_end([known[uid] for uid in asked])
-        if len(lost) < len(jobs):
-            terminal.result("")
-            terminal.result(_remark(len(jobs), len(left), len(lost)))
-        return not left and not lost
+        return Stopped(set(cancelled), set(asked), lost)
 
     def _out_of_reach(self, jobs: Iterable[Job]) -> dict[str, str]:
         """Why jobs can't be asked to end; those that can be are missing."""
@@ -165,7 +182,7 @@ class _Stopping:
             assert job.handle is not None
             try:
                 # Another machine may have started it by now.
-                if why := _why_not(job, self._connect):
+                if why := _why_not(job, self._places):
                     found[job.uid] = why
                 else:
                     self._connect().status([job.handle])
@@ -175,10 +192,11 @@ class _Stopping:
 
     def _see_end(self, jobs: Sequence[Job]) -> list[Job]:
         """Stops running jobs and waits for them; returns those that still run."""
-        from caliban import process
+        from caliban import launch
 
         waiting = {job.uid: job for job in jobs}
-        sent: set[str] = set()
+        sent = {job.uid for job in jobs if is_remote(job)}
+        pause = _PAUSE_THERE if sent else _PAUSE
         deadline = time.monotonic() + _PATIENCE
         while waiting and time.monotonic() < deadline:
             try:
@@ -187,14 +205,16 @@ class _Stopping:
                 terminal.warn(error.message)
                 break
             # Of the others, whoever has started them takes care.
-            self._settle([job for job in waiting.values() if process.is_alive(job.owner) is False])
+            self._settle([job for job in waiting.values() if is_remote(job) or launch.is_left(job)])
             waiting = self._still_open(waiting)
             if waiting:
-                time.sleep(_PAUSE)
+                time.sleep(pause)
         return [job for job in waiting.values() if not self._has_ended(job)]
 
     def _has_ended(self, job: Job) -> bool:
         """Whether a job has no container that runs, although its launcher has not recorded it."""
+        if is_remote(job):
+            return False
         assert job.handle is not None
         try:
             outcome = self._connect().status([job.handle]).get(job.handle)
@@ -207,6 +227,8 @@ class _Stopping:
 
     def _send(self, jobs: Sequence[Job]) -> set[str]:
         """Asks those jobs to end that have a container to be asked by now."""
+        if not jobs:
+            return set()
         backend = self._connect()
         handles = {job.handle: job.uid for job in jobs if job.handle}
         found = backend.status(list(handles))
@@ -219,7 +241,7 @@ class _Stopping:
         from caliban import settle
 
         if jobs:
-            settle.refresh(self._store, jobs, self._connect)
+            settle.refresh(self._store, jobs, self._connect, self._places.backends)
 
     def _still_open(self, waiting: dict[str, Job]) -> dict[str, Job]:
         """Says how jobs have ended, and returns the others."""

@@ -18,8 +18,9 @@ from caliban.errors import INTERRUPTED
 if TYPE_CHECKING:
     from caliban.commands.status import View
 
-# Between two looks, in seconds.
+# Between two looks, in seconds; and where platforms elsewhere are asked, who count that.
 _PAUSE = 2.0
+_PAUSE_THERE = 5.0
 
 # Of a terminal: another screen and back, to its first line, and what lies behind is wiped.
 _ENTER, _LEAVE = "\033[?1049h", "\033[?1049l"
@@ -52,7 +53,7 @@ def _on_screen(look: Callable[[], View], lines: Lines) -> int:
     try:
         while view is None or view.is_open:
             if view is not None:
-                time.sleep(_PAUSE)
+                _wait(view)
             with _collected() as said:
                 view = look()
             notes = said.getvalue()
@@ -88,9 +89,13 @@ def _as_it_changes(look: Callable[[], View], lines: Lines) -> int:
                 before = text
             if not view.is_open:
                 return int(not view.is_complete)
-            time.sleep(_PAUSE)
+            _wait(view)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _wait(view: View) -> None:
+    time.sleep(_PAUSE_THERE if view.is_elsewhere else _PAUSE)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ class Image:
       is_for_builds: whether no job runs it: a step, or what a project's Dockerfile has made.
       history: the one for whose jobs it was built first, see home.history_mark; "" if unknown.
       children: the images that were built on it, which have to go first.
+      known_as: what jobs may call it: its id, its names here, those in registries.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Image:
     is_for_builds: bool
     history: str
     children: frozenset[str]
+    known_as: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def find(engine: Engine) -> Debris:
             _FINGERPRINT not in each["Labels"],
             each["Labels"].get(builder.HISTORY, ""),
             frozenset(children.get(each["Id"], ())),
+            frozenset((each["Id"], *_names(each), *(each["RepoDigests"] or ()))),
         )
         for each in sorted(everything, key=lambda each: height(each["Id"]))
         if is_free(each["Id"])
@@ -143,7 +146,7 @@ def remove_image(engine: Engine, image: Image) -> None:
     with engine.errors(f"removing the image {image.name}"):
         try:
             names = engine.client.inspect_image(image.id)["RepoTags"] or []  # type: ignore[no-untyped-call]
-            if any(not name.startswith(f"{LABEL}:") for name in names):
+            if not all(_is_given_by_us(name) for name in names):
                 raise EngineError(f"the image {image.name} has got another name: {names}")
             for name in names or [image.id]:
                 # Untagged parents stay: they are dealt with by themselves, or somebody else's.
@@ -163,8 +166,13 @@ def _is_ours(image: Mapping[str, Any]) -> bool:
         # A step of the legacy builder, or what a Dockerfile of a project has made.
         return all(name == f"{UNNAMED}-{labels.get(BASE_LABEL)}" for name in names)
     return bool(names) and all(
-        name.startswith(f"{LABEL}:") and name.endswith(f"-{fingerprint}") for name in names
+        _is_given_by_us(name) and name.endswith(f"-{fingerprint}") for name in names
     )
+
+
+def _is_given_by_us(name: str) -> bool:
+    """Whether caliban gives images such names: "caliban:cpu-...", also in a registry."""
+    return name.rpartition("/")[2].startswith(f"{LABEL}:")
 
 
 def _is_left(labels: Mapping[str, str]) -> bool:
@@ -174,7 +182,7 @@ def _is_left(labels: Mapping[str, str]) -> bool:
 
 
 def _name(image: Mapping[str, Any]) -> str:
-    names = _names(image)
+    names = sorted(_names(image), key=lambda name: "/" in name)  # not that in a registry
     return names[0] if names else f"step {image['Id'].removeprefix('sha256:')[:12]}"
 
 

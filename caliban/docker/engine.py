@@ -255,6 +255,17 @@ class Engine:
             answer: dict[str, Any] = self.client.info()
         return answer
 
+    def version(self) -> str:
+        """The version of the engine: "28.0.1"; "" if it does not answer."""
+        with contextlib.suppress(OSError, ValueError):
+            status, answer = self._ask("/version")
+            return str(answer.get("Version", "")) if status == 200 else ""
+        from docker.errors import DockerException
+
+        with contextlib.suppress(EngineError, DockerException, OSError):
+            return str(self.client.version().get("Version", ""))
+        return ""
+
     def check_program(self) -> None:
         """Makes sure that the `docker` program is there, which starts containers.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from caliban import home
 from caliban.errors import UsageError
+from caliban.model import account
 from caliban.model.image import HOME
 
 KEY_PATH = "/.creds/credentials.json"
@@ -112,15 +113,11 @@ def account_files(uid: int, gid: int, user: str, home_directory: str = HOME) -> 
     if uid == 0:
         return []
     name = account_name(uid, user)
-    passwd = [
-        "root:x:0:0:root:/root:/bin/sh",
-        f"{name}:x:{uid}:{gid}:{name}:{home_directory}:/bin/sh",
-        "nobody:x:65534:65534:nobody:/nonexistent:/bin/false",
-    ]
-    group = ["root:x:0:", *([f"{name}:x:{gid}:"] if gid else []), "nogroup:x:65534:"]
+    passwd = account.passwd(uid, gid, name, home_directory)
+    group = account.group(gid, name)
     which = f"{uid}-{gid}-{name}" + ("" if home_directory == HOME else "-at-home")
     folder = home.path(_FOLDER)
     return [
-        AccountFile(folder / f"{kind}-{which}", f"/etc/{kind}", "\n".join([*lines, ""]))
-        for kind, lines in (("passwd", passwd), ("group", group))
+        AccountFile(folder / f"{kind}-{which}", f"/etc/{kind}", text)
+        for kind, text in (("passwd", passwd), ("group", group))
     ]

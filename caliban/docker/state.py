@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from caliban.model import exit_codes
 from caliban.model.job import Outcome, Status
 
 
@@ -35,18 +36,7 @@ def without_container(code: int, printed: str) -> Outcome:
 
 
 def _meaning(code: int) -> tuple[Status, str]:
-    if code == 0:
-        return Status.SUCCEEDED, ""
-    if 128 < code <= 128 + signal.NSIG:
-        try:
-            return Status.FAILED, f"signal {code - 128} ({signal.Signals(code - 128).name})"
-        except ValueError:
-            pass
-    return Status.FAILED, f"exit code {code}{_SHELL_CODES.get(code, '')}"
-
-
-# What shells, and the init process of a container, mean by these.
-_SHELL_CODES = {126: " (the command cannot be executed)", 127: " (command not found)"}
+    return Status.FAILED if code else Status.SUCCEEDED, exit_codes.describe(code)
 
 
 def _first_line(text: str) -> str:

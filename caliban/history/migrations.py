@@ -236,7 +236,15 @@ def m004(connection: Connection) -> None:
     schema.locks.create(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003, m004)
+def m005(connection: Connection) -> None:
+    """What exactly jobs ran."""
+    column = CreateColumn(schema.jobs.c.provenance).compile(connection)
+    connection.execute(text(f"ALTER TABLE jobs ADD COLUMN {column}"))
+    schema.provenances.create(connection)
+    schema.texts.create(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003, m004, m005)
 
 
 def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, and_, func, select
 from caliban.errors import UsageError
 from caliban.history import rows, schema
 from caliban.history.database import Database
+from caliban.history.provenances import Provenances
 from caliban.model.job import Job, Outcome, Status
 
 
@@ -20,6 +21,11 @@ class Queries:
     def __init__(self, database: Database) -> None:
         """Use HistoryStore.open."""
         self._database = database
+
+    @property
+    def provenances(self) -> Provenances:
+        """What exactly jobs ran."""
+        return Provenances(self._database)
 
     def job(self, user: str, number: int) -> Job:
         """A job of a user.
@@ -59,8 +65,8 @@ class Queries:
         Args:
           user: whose jobs.
           group: of which group; None for all.
-          waits: whether the process that launched jobs is about to start them; those that wait for
-            such a one are left out.
+          waits: whether the process that launched jobs is about to start them, or to send them
+            elsewhere; those that wait for such a one are left out.
 
         Raises:
           UsageError: the user has no such group.

@@ -92,10 +92,11 @@ SET_JOB_SPEC = (
     )
 )
 
+# What has been sent elsewhere needs nobody here any more who sees to it.
 SET_HANDLE = (
     update(schema.jobs)
     .where(schema.jobs.c.uid == bindparam("of_uid"))
-    .values(handle_target=bindparam("new_target"), handle_id=bindparam("new_id"))
+    .values(handle_target=bindparam("new_target"), handle_id=bindparam("new_id"), owner="")
 )
 
 # Of a statement; 999 is what SQLite before 3.32 takes.

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -125,6 +126,7 @@ jobs = Table(
     Column("stop_requested", UtcDateTime),
     Column("metrics", Text),
     Column("cause", Text),
+    Column("provenance", String),
     Index("ix_jobs_experiment", "experiment_id", "id"),
     Index("ix_jobs_user", "user", "id"),
     Index("ix_jobs_status", "user", "status"),
@@ -153,4 +155,23 @@ locks = Table(
     Column("lock", Text, nullable=False),
     Column("created", UtcDateTime, nullable=False),
     Index("ix_locks_project", "project", "created"),
+)
+
+# What exactly jobs ran: jobs.provenance has the digest of a record. What is long in one, as a lock
+# or a diff, is a text of its own.
+provenances = Table(
+    "provenances",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("created", UtcDateTime, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+# Long texts of records, compressed, by their digest.
+texts = Table(
+    "texts",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("created", UtcDateTime, nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Update, bindparam, select, update
 
 from caliban.history import rows, schema, uses
 from caliban.history.database import Database
@@ -16,30 +14,12 @@ from caliban.history.leases import Leases
 from caliban.history.locks import Locks
 from caliban.history.migrations import prepare
 from caliban.history.opening import DEFAULT_URL as DEFAULT_URL
-from caliban.history.outlines import Outlines
-from caliban.history.queries import find_group
-from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
+from caliban.history.recording import Recording
+from caliban.model.job import Handle, Outcome, Status
 from caliban.model.report import Report, fit
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A job that has just been written down.
-
-    Attributes:
-      id: its number.
-      request: what is wanted.
-      submission: what is to be sent.
-      handle: how to find it; None if that is not known yet.
-    """
-
-    id: int
-    request: JobRequest
-    submission: Submission
-    handle: Handle | None
-
-
-class HistoryStore(Outlines):
+class HistoryStore(Recording):
     """The history of all users of one database.
 
     Each method is one transaction, safe beside other threads and processes, and raises HistoryError
@@ -74,129 +54,6 @@ class HistoryStore(Outlines):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def group(self, user: str, name: str | None, now: datetime.datetime) -> str:
-        """Sees to it that a user has an experiment group.
-
-        Args:
-          user: whose group.
-          name: of the group; None for a new one, named after the time.
-          now: the time to name it after, in the zone that the name is to be in.
-
-        Returns:
-          The name of the group.
-        """
-        with self._database.writing() as connection:
-            if name is not None:
-                _add_group(connection, user, name, now)
-                return name
-            stem = f"{user}-xgroup-{now:%Y-%m-%d-%H-%M-%S}"
-            more = (f"{stem}-{number}" for number in itertools.count(2))
-            return next(
-                free
-                for free in itertools.chain([stem], more)
-                if _add_group(connection, user, free, now)
-            )
-
-    def record(
-        self,
-        user: str,
-        group: str,
-        owner: str,
-        container_spec: Mapping[str, Any],
-        requests: Sequence[JobRequest],
-        plan: Callable[[int, JobRequest], tuple[Submission, Handle | None]],
-        suffices: Callable[[JobRequest, Job], bool] | None = None,
-    ) -> tuple[list[Recorded], list[Job]]:
-        """Writes down jobs as SUBMITTED, all or none of them.
-
-        Args:
-          user: who launches them.
-          group: name of their experiment group, which is made if need be. An experiment that it
-            has already, with the same container spec, gets another job.
-          owner: see Job.
-          container_spec: the image plan of all of them, as JSON.
-          requests: what is wanted.
-          plan: says, for a job's id and what is wanted, what is to be sent and how to find it, if
-            that is known by now. It is called while others wait, and must be quick.
-          suffices: whether a job that the experiment has in this group already makes the one that
-            is wanted superfluous. Asked under a lock: of two launches at one moment that want the
-            same, one sees the other's jobs.
-
-        Returns:
-          The jobs, in the order of the requests, without those that are superfluous; and the jobs
-          that make those so.
-
-        Raises:
-          HistoryError: the database fails, or has a job with one of the uids.
-        """
-        if not requests:
-            return [], []
-        now = datetime.datetime.now(datetime.UTC)
-        spec = rows.digest(user, container_spec)
-        # The same experiments in newer versions of their packages are the same experiments.
-        what = rows.digest(user, {k: v for k, v in container_spec.items() if k != "lock"})
-        wanted = [
-            rows.digest(user, group, what, request.experiment.args, request.experiment.params)
-            for request in requests
-        ]
-        with self._database.writing() as connection:
-            _add_group(connection, user, group, now)
-            # On a server the lock makes launches into one group take turns: they insert the same
-            # rows, and in another order they would block one another for good.
-            group_id = connection.execute(find_group(user, group).with_for_update()).scalar_one()
-            spec_id = rows.ensure(
-                connection,
-                schema.container_specs,
-                {spec: {"user": user, "created": now, "spec": rows.to_json(container_spec)}},
-            )[spec]
-            experiment_ids = rows.ensure(
-                connection,
-                schema.experiments,
-                {
-                    digest: {
-                        "created": now,
-                        "group_id": group_id,
-                        "container_spec_id": spec_id,
-                        "args": rows.to_json(request.experiment.args),
-                        "params": rows.to_json(request.experiment.params),
-                    }
-                    for digest, request in zip(wanted, requests, strict=True)
-                },
-            )
-            rows.relink(connection, list(experiment_ids.values()), spec_id)
-            experiments_of = [experiment_ids[digest] for digest in wanted]
-            enough = _sufficient(connection, experiments_of, requests, suffices) if suffices else {}
-            missing = [
-                (experiment, request)
-                for experiment, request in zip(experiments_of, requests, strict=True)
-                if request.uid not in enough
-            ]
-            if not missing:
-                return [], list(enough.values())
-            connection.execute(
-                schema.jobs.insert(),
-                [
-                    {
-                        "uid": request.uid,
-                        "user": user,
-                        "owner": owner,
-                        "created": now,
-                        "experiment_id": experiment,
-                        "image": request.image,
-                        "status": Status.SUBMITTED.value,
-                        "reason": "",
-                    }
-                    for experiment, request in missing
-                ],
-            )
-            ids = rows.ids(connection, schema.jobs.c.uid, [each.uid for _, each in missing])
-            recorded = [
-                Recorded(ids[request.uid], request, *plan(ids[request.uid], request))
-                for _, request in missing
-            ]
-            _add_job_specs(connection, recorded, [experiment for experiment, _ in missing], now)
-            return recorded, list(enough.values())
-
     def claim(self, uid: str, owner: str, now: datetime.datetime) -> bool:
         """Writes down that a job runs from now on, unless it is not waiting any more.
 
@@ -221,40 +78,76 @@ class HistoryStore(Outlines):
                 connection.execute(update(schema.jobs).where(*waits).values(running)).rowcount == 1
             )
 
-    def adopt(self, uid: str, old: str, new: str) -> bool:
-        """Makes another process the owner of a running job; False if it has another one by now.
+    def adopt(self, owners: Mapping[str, str], new: str) -> set[str]:
+        """Makes another process the owner of jobs; of those that have another one by now, it isn't.
 
         Args:
-          uid: of the job.
-          old: its owner so far, see Job.
-          new: its owner from now on.
-        """
-        mine = (schema.jobs.c.uid == uid, schema.jobs.c.owner == old)
-        with self._database.writing() as connection:
-            changed = connection.execute(update(schema.jobs).where(*mine).values(owner=new))
-            return changed.rowcount == 1
+          owners: the owner of each so far, see Job, by uid.
+          new: the one from now on.
 
-    def request_stop(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
+        Returns:
+          The uids of those that it owns now.
+        """
+        this = (schema.jobs.c.uid == bindparam("of_uid"), schema.jobs.c.owner == bindparam("old"))
+        change = update(schema.jobs).where(*this).values(owner=new)
+        return {*self._change(change, [{"of_uid": uid, "old": old} for uid, old in owners.items()])}
+
+    def request_stop(
+        self, uids: Sequence[str], now: datetime.datetime, waiting: bool = False
+    ) -> list[str]:
         """Writes down that running jobs are to end: those that end from now on have been stopped.
+
+        Args:
+          uids: of the jobs.
+          now: the time.
+          waiting: whether that goes also for jobs that wait for their start, elsewhere.
 
         Returns:
           The uids of those that had not ended by themselves.
         """
-        return self._stop(uids, Status.RUNNING, {"stop_requested": now})
+        which = [Status.RUNNING.value, *([Status.SUBMITTED.value] if waiting else [])]
+        return self._stop(uids, schema.jobs.c.status.in_(which), {"stop_requested": now})
 
     def cancel(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
         """Ends jobs that wait for their start; returns the uids of those that did."""
-        stopped = {"status": Status.STOPPED.value, "reason": "stopped before it started"}
-        times = {"stop_requested": now, "finished": now}
-        return self._stop(uids, Status.SUBMITTED, {**stopped, **times})
+        waits = schema.jobs.c.status == Status.SUBMITTED.value
+        return self._stop(uids, waits, _cancelled("stopped before it started", now))
 
-    def _stop(self, uids: Sequence[str], status: Status, values: Mapping[str, Any]) -> list[str]:
-        """Changes those of the jobs that have a status, and returns their uids."""
-        this = (schema.jobs.c.uid == bindparam("of_uid"), schema.jobs.c.status == status.value)
+    def cancel_unsent(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
+        """Ends jobs that have not been sent anywhere; returns the uids of those that did.
+
+        Whoever is about to send one looks first, see `ended`, and once more when it has.
+        """
+        waits = schema.jobs.c.status == Status.SUBMITTED.value
+        unsent = waits & schema.jobs.c.handle_id.is_(None)
+        return self._stop(uids, unsent, _cancelled("stopped before it was sent", now))
+
+    def ended(self, uids: Sequence[str]) -> set[str]:
+        """Which jobs have ended, or been ended."""
+        jobs = schema.jobs.c
+        is_final = jobs.status.in_([each.value for each in Status if each.is_final])
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(uids), rows.MOST_PARAMETERS):
+                some = jobs.uid.in_(uids[start : start + rows.MOST_PARAMETERS])
+                found.update(connection.execute(select(jobs.uid).where(some, is_final)).scalars())
+        return found
+
+    def _stop(
+        self, uids: Sequence[str], which: ColumnElement[bool], values: Mapping[str, Any]
+    ) -> list[str]:
+        """Changes those of the jobs that are so, and returns their uids."""
+        this = (schema.jobs.c.uid == bindparam("of_uid"), which)
         change = update(schema.jobs).where(*this).values(values)
+        return self._change(change, [{"of_uid": uid} for uid in uids])
+
+    def _change(self, change: Update, which: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Carries out a change for each job, and returns the uids of those that it was one for."""
+        # In the order of the uids, see `settle`.
+        ordered = sorted(which, key=lambda each: str(each["of_uid"]))
         with self._database.writing() as connection:
-            changed = ((uid, connection.execute(change, {"of_uid": uid})) for uid in sorted(uids))
-            return [uid for uid, result in changed if result.rowcount]
+            changed = ((each, connection.execute(change, each)) for each in ordered)
+            return [each["of_uid"] for each, result in changed if result.rowcount]
 
     def leases(self, host: str) -> Leases:
         """The leases of the devices of a machine."""
@@ -323,77 +216,7 @@ class HistoryStore(Outlines):
             connection.execute(update(schema.jobs).where(of_job).values(details=details))
 
 
-def _add_group(connection: Connection, user: str, name: str, now: datetime.datetime) -> bool:
-    """Makes a group; returns False if the user has one of that name."""
-    statement = rows.insert_new(connection, schema.experiment_groups)
-    added = connection.execute(
-        statement.values(user=user, name=name, created=now).execution_options(
-            preserve_rowcount=True
-        )
-    )
-    return added.rowcount == 1
-
-
-def _sufficient(
-    connection: Connection,
-    experiment_ids: Sequence[int],
-    requests: Sequence[JobRequest],
-    suffices: Callable[[JobRequest, Job], bool],
-) -> dict[str, Job]:
-    """By the uid of a request, the job that makes it superfluous, if there is one."""
-    known: dict[int, list[Job]] = {}
-    numbers = sorted(set(experiment_ids))
-    for start in range(0, len(numbers), rows.MOST_PARAMETERS):
-        some = numbers[start : start + rows.MOST_PARAMETERS]
-        query = rows.JOBS.where(schema.jobs.c.experiment_id.in_(some))
-        for job in rows.read_jobs(connection, query):
-            known.setdefault(job.experiment_id, []).append(job)
-    enough: dict[str, Job] = {}
-    for experiment, request in zip(experiment_ids, requests, strict=True):
-        # The newest counts, where several suffice: a server gives them in any order.
-        for job in sorted(known.get(experiment, ()), key=lambda job: job.id):
-            if suffices(request, job):
-                enough[request.uid] = job
-    return enough
-
-
-def _add_job_specs(
-    connection: Connection,
-    jobs: Sequence[Recorded],
-    experiment_ids: Sequence[int],
-    now: datetime.datetime,
-) -> None:
-    """Writes down what will be sent for jobs, and how to find them."""
-    payloads = [rows.to_json(job.submission.payload) for job in jobs]
-    digests = [
-        rows.digest(experiment, job.submission.platform, job.submission.target, payload)
-        for experiment, payload, job in zip(experiment_ids, payloads, jobs, strict=True)
-    ]
-    ids = rows.ensure(
-        connection,
-        schema.job_specs,
-        {
-            digest: {
-                "created": now,
-                "experiment_id": experiment,
-                "platform": job.submission.platform,
-                "target": job.submission.target,
-                "payload": payload,
-            }
-            for digest, experiment, payload, job in zip(
-                digests, experiment_ids, payloads, jobs, strict=True
-            )
-        },
-    )
-    connection.execute(
-        rows.SET_JOB_SPEC,
-        [
-            {
-                "of_id": job.id,
-                "new_job_spec": ids[digest],
-                "new_target": job.handle and job.handle.target,
-                "new_id": job.handle and job.handle.id,
-            }
-            for digest, job in zip(digests, jobs, strict=True)
-        ],
-    )
+def _cancelled(reason: str, now: datetime.datetime) -> dict[str, Any]:
+    """What is written of a job that is ended before it has begun."""
+    stopped = {"status": Status.STOPPED.value, "reason": reason}
+    return {**stopped, "stop_requested": now, "finished": now}

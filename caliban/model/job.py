@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from caliban.model import report
 from caliban.model.experiment import Experiment
-from caliban.model.report import Report
+from caliban.model.report import Metrics, Report
 
 
 class Status(enum.Enum):
@@ -113,6 +114,21 @@ class Outcome:
         return text
 
 
+def concluded(outcome: Outcome, metrics: Metrics, tail: bytes) -> Report:
+    """What a job said of itself that has ended.
+
+    Args:
+      outcome: how it has.
+      metrics: that it printed.
+      tail: the end of its output.
+    """
+    metrics.end()
+    if outcome.status is not Status.FAILED:
+        return Report(metrics.values)
+    last = tail.decode(errors="replace").splitlines()
+    return Report(metrics.values, report.cause(last) or outcome.reason)
+
+
 def duration(span: datetime.timedelta) -> str:
     """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
     if span < datetime.timedelta(minutes=1):
@@ -137,10 +153,12 @@ class Job:
       container_spec_id: number of the image plan it was built from.
       container_spec: that image plan as JSON.
       submission: what was sent.
-      handle: how to find it; None for rows that caliban 0.4 wrote.
+      handle: how to find it; None for one that has not been sent elsewhere, or nobody knows whether
+        it has, and for rows that caliban 0.4 wrote.
       image: the image that it runs, or ran.
       outcome: what is known of it.
-      owner: the process that launched it, see process.identity(); empty when none is needed.
+      owner: the process that launched it, see process.identity(); empty when none is needed, as for
+        one that has been sent elsewhere.
       created: when it was written down (UTC).
       report: what it said of itself.
       stop_requested: when somebody asked it to end (UTC); None if nobody did.

@@ -1,4 +1,4 @@
-"""The labels of jobs in the cloud: what they are made of, and what Google accepts as one.
+"""The labels of jobs elsewhere: what they are made of, and what Google accepts as one.
 
 Limits: https://cloud.google.com/resource-manager/docs/labels-overview#requirements
 """
@@ -6,7 +6,7 @@ Limits: https://cloud.google.com/resource-manager/docs/labels-overview#requireme
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,6 +58,26 @@ def _clean(text: str) -> str:
     return _UNACCEPTABLE.sub("", text.replace(".", "_").lower())
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a platform accepts as labels.
+
+    Attributes:
+      key: makes a label's key of any text; "" if nothing is left of it.
+      value: makes a label's value of any text.
+      group: makes a label's value of the name of an experiment group, by which that is found.
+      most: how many a job can have.
+    """
+
+    key: Callable[[str], str]
+    value: Callable[[str], str]
+    group: Callable[[str], str]
+    most: int
+
+
+GOOGLE = Rules(key, value, value, MOST)
+
+
 def parse(text: str) -> tuple[str, str]:
     """Reads a label of the command line: "key=value", or "key:value".
 
@@ -83,6 +103,7 @@ def of_job(
     standard: Mapping[str, str],
     extra: Mapping[str, str],
     experiment: Experiment,
+    rules: Rules = GOOGLE,
 ) -> Labels:
     """Puts together the labels of a job.
 
@@ -94,27 +115,28 @@ def of_job(
       standard: what every job has: job_name, gpu_enabled, tpu_enabled.
       extra: labels of the user.
       experiment: whose flags become labels.
+      rules: what the platform accepts.
     """
-    reserved = {UID: uid, GROUP: value(group)}
-    found = {key(name): value(text) for name, text in standard.items()}
+    reserved = {UID: uid, GROUP: rules.group(group)}
+    found = {rules.key(name): rules.value(text) for name, text in standard.items()}
     setters: dict[str, str] = {}
     notes: list[str] = []
     left_out = 0
     by_user = [(f"--label {name}", name, text) for name, text in extra.items()]
     by_flags = [(f"--{name}", name, text) for name, text in _labelled(experiment)]
     for setter, name, text in (*by_user, *by_flags):
-        label = key(name)
+        label = rules.key(name)
         if not label or label in reserved:
             continue
-        if label not in found and len(found) + len(reserved) == MOST:
+        if label not in found and len(found) + len(reserved) == rules.most:
             left_out += 1
             continue
         if label in setters:
             notes.append(f"{setters[label]} and {setter} are one label, '{label}': {setter} wins")
         setters[label] = setter
-        found[label] = value(text)
+        found[label] = rules.value(text)
     if left_out:
-        notes.append(f"{left_out} flags or labels are left out: a job can have {MOST} labels")
+        notes.append(f"{left_out} flags or labels are left out: a job can have {rules.most} labels")
     return Labels(found | reserved, tuple(notes))
 
 

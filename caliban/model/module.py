@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +42,13 @@ class Module:
         if self.kind is Kind.PYTHON_FILE:
             return ("python", self.name)
         return ("/bin/bash", self.name)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths that its own file may have: it is the first of these that there is."""
+        if self.kind is not Kind.PYTHON_MODULE:
+            return (self.name,)
+        return tuple(map(str, _candidates(self.name)))
 
     @property
     def is_python(self) -> bool:
@@ -93,10 +101,9 @@ def _module_file(name: str, project: Path) -> PurePosixPath:
     parts = name.split(".")
     if parts[-1] != "py" and all(part.isidentifier() for part in parts):
         base = PurePosixPath(*parts)
-        for folder in (PurePosixPath(), PurePosixPath("src")):
-            for candidate in (base.with_suffix(".py"), base / "__main__.py"):
-                if (project / folder / candidate).is_file():
-                    return folder / candidate
+        for candidate in _candidates(name):
+            if (project / candidate).is_file():
+                return candidate
         if (project / base).is_dir():
             raise UsageError(
                 f"'{name}' is a package without a __main__.py",
@@ -109,6 +116,13 @@ def _module_file(name: str, project: Path) -> PurePosixPath:
         f"{missing} in {project}",
         "Name the code to run as 'trainer.train', 'trainer/train.py' or 'script.sh'.",
     )
+
+
+def _candidates(name: str) -> Iterator[PurePosixPath]:
+    """The files that a Python module may be, in the order in which they are looked for."""
+    for folder in ("", "src"):
+        base = PurePosixPath(folder, *name.split("."))
+        yield from (base.with_suffix(".py"), base / "__main__.py")
 
 
 def _top(path: PurePosixPath) -> str:

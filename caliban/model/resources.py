@@ -158,9 +158,9 @@ class Machine:
         check_region(self.region)
         _check_machine(self, known)
         if self.gpu and self.gpu.known:
-            _check_availability(self.gpu.known, "GPU", self.region, known.gpus.values())
+            check_availability(self.gpu.known, "GPU", self.region, known.gpus.values())
         if self.tpu and self.tpu.known:
-            _check_availability(self.tpu.known, "TPU", self.region, known.trainable_tpus)
+            check_availability(self.tpu.known, "TPU", self.region, known.trainable_tpus)
 
     @property
     def topology(self) -> str:
@@ -264,11 +264,22 @@ def _check_tpu(name: str, tpu: TPUSpec) -> None:
         )
 
 
-def _check_availability(wanted: K, kind: str, region: str, every: Iterable[K]) -> None:
-    """Sees to it that a region has a type of GPU or TPU; where that is not known, it has."""
+def check_availability(wanted: K, kind: str, region: str, every: Iterable[K]) -> None:
+    """Sees to it that a region has a type of GPU or TPU; where that is not known, it has.
+
+    Args:
+      wanted: the type.
+      kind: "GPU" or "TPU".
+      region: where it is to be.
+      every: what there could be in its place.
+
+    Raises:
+      UsageError: it does not.
+    """
     if not wanted.regions or region in wanted.regions:
         return
-    regions = [each for each in wanted.regions if each in hardware.load().regions]
+    known = hardware.load().regions
+    regions = [each for each in wanted.regions if each in known] or wanted.regions
     hint = f"Try one of these regions: {', '.join(regions)}."
     if there := [each.name for each in every if region in each.regions]:
         hint += f"\n{region} has: {_listed(there)}."

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from caliban.errors import CalibanError
-from caliban.platform.rest import RefusedError, Session, endpoint, once
+from caliban.errors import CalibanError, RefusedError
+from caliban.platform.rest import Session, endpoint, once
 
 URL = "https://artifactregistry.googleapis.com/"
+
+# The project of a domain has two parts: "example.com/id", for "example.com:id".
+_PREFIX = re.compile(
+    r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+\.[^/]+/[^/]+|[^/.]+)/(?P<id>[^/]+)"
+    r"(?:/.*)?"
+)
 
 # Seconds between two looks at an operation, and those after which it is given up.
 _INTERVAL = 2.0
@@ -28,6 +35,12 @@ class Repository:
     project: str
     region: str
     id: str
+
+    @classmethod
+    def parse(cls, prefix: str) -> Repository | None:
+        """The repository that names of images begin with; None if they are not in this registry."""
+        match = _PREFIX.fullmatch(prefix)
+        return match and cls(match["project"].replace("/", ":"), match["region"], match["id"])
 
     @property
     def host(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
 
@@ -31,3 +32,47 @@ class Backend(Protocol):
           follow: see above.
           tail: how many of the lines that there are now; None for all.
         """
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where people look at a job that runs elsewhere.
+
+    Attributes:
+      console: the URL of its page; "" if it has none.
+      logs: the command of the platform's own that shows its log.
+    """
+
+    console: str
+    logs: str
+
+
+class RemoteBackend(Backend, Protocol):
+    """A place elsewhere, to which jobs are sent, and where they stay when caliban has ended.
+
+    What goes wrong there is a PlatformError, or another CalibanError.
+
+    Attributes:
+      GONE: why a job that it doesn't have any more has ended, in words.
+      KEEPS_LOGS: whether the log of a job is still there when that has been stopped.
+    """
+
+    GONE: ClassVar[str]
+    KEEPS_LOGS: ClassVar[bool]
+
+    def submit(self, submission: Submission, is_new: bool = False) -> Handle:
+        """Sends a job, unless the platform has one with its uid.
+
+        Args:
+          submission: what `plan` returned.
+          is_new: whether nobody has ever sent it before, so that it needn't be looked for.
+        """
+
+    def find(self, target: str, group: str) -> Mapping[str, Handle]:
+        """The jobs of an experiment group that a target has, by uid."""
+
+    def seconds(self, target: str, count: int) -> float:
+        """How long so many submissions take at least, by the platform's own limits, in seconds."""
+
+    def links(self, handle: Handle) -> Links:
+        """Where to look at a job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,16 @@ class Access:
     source: str
     project: str = ""
 
+    def token(self) -> str:
+        """An access token that is valid now; a new one only if the last has nearly expired.
+
+        Raises:
+          CredentialsError: Google doesn't accept the credentials any more.
+        """
+        if not self.credentials.valid:
+            _tried(self, _ADC_LOGIN)
+        return str(self.credentials.token)
+
 
 class CredentialsError(CalibanError):
     """There are no credentials, or Google doesn't accept them."""
@@ -72,6 +83,27 @@ def access(key: str | None, environment: Mapping[str, str]) -> Access:
     if found is None:
         raise CredentialsError("no credentials for Google Cloud were found", _ADC_LOGIN)
     return found
+
+
+def project(key: str | None, environment: Mapping[str, str]) -> str:
+    """The project that the user's credentials belong to, or are paid by; "" if they don't say.
+
+    Nobody is asked, except, on a machine of Google's own, that machine.
+
+    Args:
+      key: see `access`.
+      environment: see `access`.
+    """
+    named = key or environment.get("GOOGLE_APPLICATION_CREDENTIALS")
+    adc = gcloud.folder(environment) / "application_default_credentials.json"
+    file = home.expand(named) if named else adc
+    try:
+        content = json.loads(file.read_bytes())
+        return str(content.get("project_id") or content.get("quota_project_id") or "")
+    except FileNotFoundError:
+        return "" if named else _project_of_machine(environment)
+    except (OSError, ValueError, AttributeError):
+        return ""  # `access` says what is wrong with it
 
 
 def _from_file(path: Path, remedy: str) -> Access:
@@ -119,8 +151,7 @@ def _from_machine(environment: Mapping[str, str]) -> Access | None:
     """The service account of a machine of Google Cloud's; None on any other machine."""
     import google.auth
 
-    # google.auth.default() looks for a server, for many seconds, on any machine.
-    if "GCE_METADATA_HOST" not in environment and not _is_googles():
+    if not _is_googles(environment):
         return None
     try:
         credentials, project = google.auth.default(scopes=SCOPES)
@@ -129,8 +160,24 @@ def _from_machine(environment: Mapping[str, str]) -> Access | None:
     return _tried(Access(credentials, "this machine's service account", project or ""), _ADC_LOGIN)
 
 
-def _is_googles() -> bool:
-    """Whether this is a machine of Compute Engine's."""
+def _project_of_machine(environment: Mapping[str, str]) -> str:
+    import google.auth
+
+    if not _is_googles(environment):
+        return ""
+    try:
+        return google.auth.default(scopes=SCOPES)[1] or ""
+    except google.auth.exceptions.DefaultCredentialsError:
+        return ""
+
+
+def _is_googles(environment: Mapping[str, str]) -> bool:
+    """Whether this is a machine of Compute Engine's.
+
+    On any other one, google.auth.default() looks for its server for many seconds.
+    """
+    if "GCE_METADATA_HOST" in environment:
+        return True
     try:
         return Path("/sys/class/dmi/id/product_name").read_text().startswith("Google")
     except OSError:

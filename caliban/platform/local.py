@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from caliban.model.image import OUTPUT, OUTPUT_VARIABLE
@@ -290,6 +291,27 @@ def hide_secrets(run_args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             word = f"{match['flag'] or ''}{name}"
         words.append(word)
     return words, values
+
+
+def without_values(run_args: Sequence[str]) -> list[str]:
+    """The user's own arguments for `docker run`, with the names of variables alone."""
+    words: list[str] = []
+    for word in hide_secrets(run_args)[0]:
+        if words and _ENV_FLAG.fullmatch(words[-1]):
+            word = word.partition("=")[0]
+        elif word.startswith("--env="):
+            word = "=".join(word.split("=")[:2])
+        words.append(word)
+    return words
+
+
+def variables(submission: Submission, image: str) -> list[str]:
+    """The names of the environment variables that a job is given."""
+    command = list(submission.payload.get("command", ()))
+    own = command[: command.index(image)] if image in command else []  # then come the job's own
+    found = [word for flag, word in pairwise(own) if _ENV_FLAG.fullmatch(flag)]
+    found += [word.removeprefix("--env=") for word in own if word.startswith("--env=")]
+    return sorted({word.partition("=")[0] for word in found})
 
 
 # --env, or -e, perhaps after other short flags: "-ie".

@@ -1,4 +1,4 @@
-"""Where the files of jobs go on this machine: DIR/GROUP/JOB, to each job a directory of its own."""
+"""Where the files of jobs go: DIR/GROUP/JOB, to each job a directory of its own."""
 
 from __future__ import annotations
 
@@ -29,8 +29,31 @@ def group_directory(directory: Path, group: str) -> Path:
       directory: what --output names.
       group: name of the experiment group, which need not be fit for a path.
     """
+    return directory / _folder(group)
+
+
+def _folder(group: str) -> str:
     name = os.fsencode(group.replace("/", "_"))[:_LONGEST].decode(errors="ignore")
-    return directory / (f"_{name}" if name in (".", "..") else name)
+    return f"_{name}" if name in (".", "..") else name
+
+
+def address(url: str, group: str, number: int, uid: str) -> str:
+    """Where a job elsewhere writes its files: an address that no other job has.
+
+    Whose jobs are there already, perhaps of another history, can't be told from here.
+
+    Args:
+      url: of the folder that --output names: "gs://bucket/sweep".
+      group: name of the experiment group.
+      number: of the job.
+      uid: see JobRequest.
+    """
+    return f"{url.rstrip('/')}/{_folder(group)}/{number}-{uid[:6]}"
+
+
+def folder_of(address: str) -> str:
+    """The address of the folder that --output named for a job; "" for one without."""
+    return address.rsplit("/", 2)[0] if address else ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from caliban.errors import CalibanError
+from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError
 from caliban.platform.quota import Clock, TokenBucket
 
 if TYPE_CHECKING:
@@ -35,28 +35,6 @@ _PATIENCE = 900
 
 # When to look whether a request has arrived of which nothing was heard: seconds, one after another.
 _LOOKS = (1.0, 2.0, 4.0)
-
-
-class GoogleError(CalibanError):
-    """Google has not done what was asked for, or nobody knows.
-
-    Attributes:
-      status: of HTTP; 0 if there was no answer.
-      reason: Google's name for the error: "NOT_FOUND"; "" without.
-    """
-
-    def __init__(self, message: str, hint: str = "", status: int = 0, reason: str = "") -> None:
-        super().__init__(message, hint)
-        self.status = status
-        self.reason = reason
-
-
-class RefusedError(GoogleError):
-    """Google has refused a request: it was not carried out."""
-
-
-class UnknownOutcomeError(GoogleError):
-    """No answer came, or none that says so: the request may have been carried out."""
 
 
 def endpoint(api: str, url: str, environment: Mapping[str, str]) -> str:

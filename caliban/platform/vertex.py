@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from caliban.errors import PlatformError, RefusedError
 from caliban.model import labels
 from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
 from caliban.platform import cloud_logging, vertex_job
-from caliban.platform.base import Backend
+from caliban.platform.base import Links, RemoteBackend
 from caliban.platform.quota import TokenBucket
-from caliban.platform.rest import GoogleError, RefusedError, Session, endpoint, once
+from caliban.platform.rest import Session, endpoint, once
 from caliban.platform.vertex_job import NAME
 
 # What Google allows in a project and region, unless it has been asked for more:
@@ -23,12 +24,18 @@ PER_MINUTE = 60.0
 # Seconds after which a region that doesn't answer is left out.
 _PATIENCE = 30.0
 
+# How many jobs that the list has not are asked for one by one.
+_MISSING = 50
+
 _PAGE = 100  # the API's own limit
 _FIELDS = "name,state,startTime,endTime,error"
 
 
-class VertexBackend(Backend):
+class VertexBackend(RemoteBackend):
     """The Backend of Vertex AI. A target is "PROJECT/REGION", an id the number of a custom job."""
+
+    GONE = "its custom job was deleted"
+    KEEPS_LOGS = True
 
     def __init__(
         self, session: Session, environment: Mapping[str, str], per_minute: float = PER_MINUTE
@@ -56,6 +63,14 @@ class VertexBackend(Backend):
             if target not in self._buckets:
                 self._buckets[target] = TokenBucket(self._per_minute, self._session.clock)
             return self._buckets[target]
+
+    def seconds(self, target: str, count: int) -> float:
+        """How long so many submissions to a target take at least, by Google's quota."""
+        return self.bucket(target).seconds(count)
+
+    def links(self, handle: Handle) -> Links:
+        """The page of a job in Google's console, and gcloud's command that shows its log."""
+        return Links(console_url(handle), log_command(handle))
 
     def submit(self, submission: Submission, is_new: bool = False) -> Handle:
         """Makes a custom job, unless there is one with its uid.
@@ -97,7 +112,7 @@ class VertexBackend(Backend):
         """The jobs of a group that there are, by uid: to go on with one that was interrupted.
 
         Raises:
-          GoogleError: the target can't be asked.
+          PlatformError: the target can't be asked.
         """
         return self._find(target, f'labels.{labels.GROUP}="{labels.value(group)}"')
 
@@ -115,7 +130,7 @@ class VertexBackend(Backend):
         def ask(target: str) -> None:
             try:
                 found[target] = self._outcomes(target, wanted[target])
-            except GoogleError as error:
+            except PlatformError as error:
                 problems[target] = error.message
 
         # Daemons: a target that never answers must not keep the program from ending.
@@ -138,7 +153,7 @@ class VertexBackend(Backend):
         """Asks a job to end; one that has ended, or is gone, needs nothing.
 
         Raises:
-          GoogleError: it can't be asked, or the user may not end it.
+          PlatformError: it can't be asked, or the user may not end it.
         """
         try:
             self._session.post_again(f"{self._jobs(handle.target)}/{handle.id}:cancel", {})
@@ -152,7 +167,7 @@ class VertexBackend(Backend):
         """What a job has printed, line by line.
 
         Raises:
-          GoogleError: the log can't be read.
+          PlatformError: the log can't be read.
         """
         project = handle.target.partition("/")[0]
         url = endpoint("logging", cloud_logging.URL, self._environment)
@@ -172,11 +187,7 @@ class VertexBackend(Backend):
         return vertex_job.outcome(job).status.is_final
 
     def _jobs(self, target: str) -> str:
-        """The address of a target's custom jobs."""
-        project, _, region = target.partition("/")
-        url = f"https://{region}-aiplatform.googleapis.com/"
-        base = endpoint("aiplatform", url, self._environment)
-        return f"{base}v1/projects/{project}/locations/{region}/customJobs"
+        return jobs_url(target, self._environment)
 
     def _find(self, target: str, query: str) -> dict[str, Handle]:
         """The jobs of a target that a filter lets through, by uid; the oldest of several."""
@@ -201,7 +212,29 @@ class VertexBackend(Backend):
                     found[number] = vertex_job.outcome(job)
             if not left:
                 break
+        # The list may lag behind: what has just been submitted is not taken for deleted.
+        for number in sorted(left)[:_MISSING]:
+            try:
+                found[number] = vertex_job.outcome(
+                    self._session.get(f"{self._jobs(target)}/{number}")
+                )
+            except RefusedError as error:
+                if error.status != 404:
+                    raise
         return found
+
+
+def jobs_url(target: str, environment: Mapping[str, str]) -> str:
+    """The address of a target's custom jobs.
+
+    Args:
+      target: "PROJECT/REGION".
+      environment: see rest.endpoint.
+    """
+    project, _, region = target.partition("/")
+    url = f"https://{region}-aiplatform.googleapis.com/"
+    base = endpoint("aiplatform", url, environment)
+    return f"{base}v1/projects/{project}/locations/{region}/customJobs"
 
 
 def _handle(target: str, job: Mapping[str, Any]) -> Handle:
@@ -219,6 +252,11 @@ def console_url(handle: Handle) -> str:
     project, _, region = handle.target.partition("/")
     base = "https://console.cloud.google.com/vertex-ai/locations"
     return f"{base}/{region}/training/{handle.id}?project={project}"
+
+
+def console_list_url(project: str) -> str:
+    """The page of all jobs of a project."""
+    return f"https://console.cloud.google.com/vertex-ai/training/custom-jobs?project={project}"
 
 
 def log_filter(handle: Handle) -> str:

@@ -166,7 +166,9 @@ def plan(request: JobRequest) -> Submission:
         "labels": dict(labels_of(request).values),
         "jobSpec": _spec(request, options),
     }
-    payload = {"settings": request.settings, "body": body}
+    payload: dict[str, Any] = {"settings": request.settings, "body": body}
+    if request.output:
+        payload["output"] = request.output
     return Submission(NAME, options.target, payload)
 
 

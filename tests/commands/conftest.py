@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands.kubernetes import Namespace
 from tests.commands.noise import SOURCE
+from tests.kubernetes_cluster import Cluster
 from tests.workshop import Workshop
 
 JOB = '''
@@ -111,6 +113,17 @@ def start() -> Iterator[Start]:
         if child.poll() is None:
             child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def own_namespace(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Namespace]:
+    """A namespace of the test's own in the cluster, the current context of $KUBECONFIG."""
+    found = Namespace(cluster.kubeconfig, tmp_path_factory.mktemp("kube"))
+    monkeypatch.setenv("KUBECONFIG", str(found.kubeconfig))
+    with contextlib.closing(found):
+        yield found
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -19,6 +19,7 @@ from caliban.commands import prune
 from caliban.docker.image import builder
 from tests.commands.conftest import Start, wait_for
 from tests.conftest import Caliban, Inline
+from tests.docker_registry import DockerRegistry
 from tests.dockerd import Dockerd
 
 Sweep = Callable[[str, str], str]
@@ -116,6 +117,53 @@ def test_of_a_group_goes_what_no_other_group_has(
     wrong = caliban("prune", "--xgroup", "none", "--yes")
     assert wrong.returncode == 2
     assert "no experiment group 'none'" in wrong.stderr
+
+
+def test_what_jobs_elsewhere_need_is_known_by_the_names_that_they_have_for_it(
+    run: Sweep, registry_program: None, caliban: Caliban, own_engine: Dockerd, home: Path
+) -> None:
+    ids = {
+        name: run(name, f"echo {name}") for name in ("by-name", "by-digest", "ended", "not-pushed")
+    }
+    names = {name: named(own_engine, ids[name]) for name in ids}
+    with closing(DockerRegistry()) as registry:
+        pushed = {}
+        for name in ("by-digest", "ended"):
+            there = f"{registry.host}/team/{names[name]}"
+            own_engine.docker("tag", ids[name], there)
+            own_engine.docker("push", there)
+            (pushed[name],) = json.loads(
+                own_engine.docker("image", "inspect", "--format", "{{json .RepoDigests}}", there)
+            )
+    know(home, "by-name", names["by-name"], "RUNNING")
+    know(home, "by-digest", pushed["by-digest"], "SUBMITTED")
+    know(home, "ended", pushed["ended"], "SUCCEEDED")
+    dry = caliban("prune", "--dry_run", "--images")
+    assert registry.host not in dry.stdout
+    answer = caliban("prune", "--images", "--xgroup", "ended", "--yes")
+    assert answer.returncode == 0, answer.stderr
+    assert {*ids.values()} - images(own_engine) == {ids["ended"]}
+    answer = caliban("prune", "--images", "--yes")
+    assert answer.returncode == 0, answer.stderr
+    left = {*ids.values()} & images(own_engine)
+    assert left == {ids["by-name"], ids["by-digest"]}
+
+
+def named(engine: Dockerd, image: str) -> str:
+    """What caliban calls an image."""
+    command = ("image", "inspect", "--format", "{{index .RepoTags 0}}", image)
+    return engine.docker(*command).strip()
+
+
+def know(home: Path, group: str, image: str, status: str) -> None:
+    """Makes the job of a group one that ran elsewhere, with an image by that name."""
+    with closing(sqlite3.connect(home / ".caliban" / "caliban.db")) as database, database:
+        database.execute(
+            "UPDATE jobs SET image = ?, status = ? WHERE experiment_id IN (SELECT experiments.id "
+            "FROM experiments JOIN experiment_groups ON group_id = experiment_groups.id "
+            "WHERE name = ?)",
+            (image, status, group),
+        )
 
 
 def test_what_is_younger_stays(

@@ -269,6 +269,11 @@ def test_resume_runs_what_has_not_succeeded_with_the_image_and_the_flags_that_it
     assert caliban(*launch, "trainer.job", "--", "--first").returncode == 1
     (sweep / "trainer" / "job.py").write_text("print('changed since')\n")
     (flag / "mended").touch()
+    listed = caliban("run", "--resume", "again", "--dry_run")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.splitlines()[0] == "trainer.job --first --say b"
+    assert listed.stderr == "1 job; nothing was run or recorded.\n"
+    assert len(jobs(caliban)) == 2
     done = caliban("run", "--resume", "again")
     assert (done.returncode, done.stdout) == (0, "--first --say b 3\n"), done.stderr
     rows = jobs(caliban, "--xgroup", "again")

@@ -242,7 +242,7 @@ def elsewhere(platform: str, target: str, status: Status) -> None:
 
 def test_what_runs_elsewhere_is_named_and_stays(inline: Inline) -> None:
     here = LocalBackend(None, "").machine  # type: ignore[arg-type]
-    elsewhere("vertex", "projects/p", Status.RUNNING)
+    elsewhere("caip", "projects/p", Status.RUNNING)
     elsewhere("local", "other-machine unix:///var/run/docker.sock", Status.RUNNING)
     elsewhere("local", f"{here} ssh://gpu", Status.RUNNING)
     told = inline("stop", "--yes")
@@ -250,7 +250,7 @@ def test_what_runs_elsewhere_is_named_and_stays(inline: Inline) -> None:
     assert told.stdout == ""
     assert told.stderr.splitlines() == [
         "no running jobs found",
-        "warning: job 1 can't be stopped from here: it was submitted to VERTEX",
+        "warning: job 1 can't be stopped from here: it was submitted to CAIP",
         "warning: job 2 can't be stopped from here: it runs on other-machine",
         "warning: job 3 can't be stopped from here: it runs in another engine of this machine "
         "(DOCKER_HOST=ssh://gpu)",

@@ -18,12 +18,14 @@ class Compute:
       machines: by zone, names of types of machines, each with its GPUs, as in ("nvidia-l4", 1).
       accelerators: by zone, names of types of accelerators, each with the most cards a machine has.
       quotas: by region, the limits.
+      zones: by region, the last part of their names.
     """
 
     def __init__(self) -> None:
         self.machines: dict[str, dict[str, tuple[str, int] | None]] = {}
         self.accelerators: dict[str, dict[str, int]] = {}
         self.quotas: dict[str, dict[str, float]] = {}
+        self.zones: dict[str, str] = {}
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -53,7 +55,11 @@ class Compute:
             raise ApiError("NOT_FOUND", f"The resource 'regions/{region}' was not found")
         limits = self.quotas[region].items()
         quotas = [{"metric": name, "limit": limit, "usage": 0} for name, limit in limits]
-        return {"name": region, "quotas": quotas}
+        project = call.path["project"]
+        zones = [
+            f"{_RESOURCE}/{project}/zones/{region}-{each}" for each in self.zones.get(region, "abc")
+        ]
+        return {"name": region, "quotas": quotas, "zones": zones}
 
 
 def _machine(name: str, gpus: tuple[str, int] | None) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Fault:
       lost: whether the connection is closed instead of an answer.
       delay: seconds before any of this.
       message: of the error.
+      details: of the error, as programs read them.
     """
 
     accepted: bool = False
@@ -26,6 +28,7 @@ class Fault:
     lost: bool = False
     delay: float = 0.0
     message: str = "that is what the test wants"
+    details: tuple[Mapping[str, Any], ...] = ()
 
 
 TOO_MANY = Fault(status=429, retry_after=2)
@@ -39,6 +42,18 @@ ACCEPTED_BUT_UNAVAILABLE = Fault(accepted=True, status=503)
 ANSWER_LOST = Fault(accepted=True, lost=True)
 REQUEST_LOST = Fault(lost=True)
 EXPIRED = Fault(status=401)
+
+
+def disabled(service: str, project: str) -> Fault:
+    """What Google answers where a project has not enabled a service."""
+    title = f"{service} has not been used in project {project} before or it is disabled."
+    detail = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "SERVICE_DISABLED",
+        "domain": "googleapis.com",
+        "metadata": {"service": service, "consumer": f"projects/{project}"},
+    }
+    return Fault(status=403, message=title, details=(detail,))
 
 
 def slow(seconds: float) -> Fault:

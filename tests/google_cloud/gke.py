@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,19 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _KEY = re.compile("[a-z][a-z0-9_-]{0,62}")
 
 
+# By which Google names a project in links, where users name it by its id.
+_NUMBER = "31415926535"
+
+_VERSION = "1.33.5-gke.1201000"
+
+# The parts of the work of making a cluster, and how many steps each has.
+_STAGES = {"CLUSTER_CONFIGURING": 4, "CLUSTER_DEPLOYING": 6, "CLUSTER_HEALTHCHECKING": 3}
+
+
 @dataclass
 class _Operation:
     resource: dict[str, Any]
+    began: float
     done_at: float
     when_done: Callable[[], None]
 
@@ -28,12 +39,16 @@ class GKE:
       clusters: by name.
       takes: seconds until a cluster is made, or gone.
       endpoint: where the clusters' own API is, and the certificate that it is known by.
+      failure: why operations fail from now on; "" if they don't.
+      missing: zones that don't answer just now.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clusters: dict[str, dict[str, Any]] = {}
         self.takes = 0.0
         self.endpoint = ("10.0.0.1", "Y2VydGlmaWNhdGU=")
+        self.failure = ""
+        self.missing: tuple[str, ...] = ()
         self._clock = clock
         self._operations: dict[str, _Operation] = {}
 
@@ -54,7 +69,9 @@ class GKE:
 
     def _create(self, call: Call) -> dict[str, Any]:
         wanted = call.body.get("cluster", {})
-        if found := list(violations(wanted)):
+        if call.body.get("parent", call.path["parent"]) != call.path["parent"]:
+            raise ApiError("INVALID_ARGUMENT", "parent is not that of the address")
+        if found := list(violations(wanted, call.path["parent"])):
             problems = "; ".join(f"{each.field}: {each.description}" for each in found)
             raise ApiError("INVALID_ARGUMENT", problems, found)
         parent = call.path["parent"]
@@ -66,6 +83,16 @@ class GKE:
             **wanted,
             "location": parent.rpartition("/")[2],
             "status": "PROVISIONING",
+            "nodePools": [
+                {**each, "status": "PROVISIONING", "version": _VERSION}
+                for each in wanted.get("nodePools", [])
+            ],
+            "currentMasterVersion": _VERSION,
+            "currentNodeVersion": _VERSION,
+            "currentNodeCount": sum(
+                each.get("initialNodeCount", 0) for each in wanted.get("nodePools", [])
+            ),
+            "createTime": _timestamp(self._clock()),
             "endpoint": address,
             "masterAuth": {"clusterCaCertificate": certificate},
             "selfLink": f"https://container.googleapis.com/v1/{name}",
@@ -81,12 +108,13 @@ class GKE:
         project, _, location = call.path["parent"].partition("/locations/")
         parents = f"{project}/locations/" if location == "-" else f"{call.path['parent']}/"
         found = [each for name, each in self.clusters.items() if name.startswith(parents)]
-        return {"clusters": found} if found else {}
+        listed: dict[str, Any] = {"clusters": found} if found else {}
+        return {**listed, "missingZones": [*self.missing]} if self.missing else listed
 
     def _delete(self, call: Call) -> dict[str, Any]:
         self._settle()
         name = call.path["name"]
-        if self._cluster(name)["status"] != "RUNNING":
+        if self._cluster(name)["status"] in ("PROVISIONING", "STOPPING"):
             raise ApiError("FAILED_PRECONDITION", "Cluster is running incompatible operation.")
         self._become(name, "STOPPING")
         return self._start(name, "DELETE_CLUSTER", lambda: self._forget(name))
@@ -104,10 +132,12 @@ class GKE:
 
     def _operation_list(self, call: Call) -> dict[str, Any]:
         self._settle()
-        return {"operations": [each.resource for each in self._operations.values()]}
+        parent = f"{call.path['parent']}/operations/"
+        found = [each for name, each in self._operations.items() if name.startswith(parent)]
+        return {"operations": [each.resource for each in found]} if found else {}
 
     def _server_config(self, call: Call) -> dict[str, Any]:
-        versions = {"defaultVersion": "1.33.5-gke.1201000", "validVersions": ["1.33.5-gke.1201000"]}
+        versions = {"defaultVersion": _VERSION, "validVersions": [_VERSION]}
         channels = [
             {"channel": each, **versions} for each in ("RAPID", "REGULAR", "STABLE", "EXTENDED")
         ]
@@ -120,6 +150,8 @@ class GKE:
 
     def _become(self, name: str, status: str) -> None:
         self.clusters[name]["status"] = status
+        for each in self.clusters[name]["nodePools"]:
+            each["status"] = status
 
     def _forget(self, name: str) -> None:
         del self.clusters[name]
@@ -131,34 +163,84 @@ class GKE:
             "name": number,
             "operationType": kind,
             "status": "RUNNING",
-            "targetLink": f"https://container.googleapis.com/v1/{cluster}",
+            "startTime": _timestamp(self._clock()),
+            "targetLink": _link(cluster),
         }
-        self._operations[name] = _Operation(resource, self._clock() + self.takes, when_done)
+        now = self._clock()
+        self._operations[name] = _Operation(resource, now, now + self.takes, when_done)
         return dict(resource)
 
     def _settle(self) -> None:
-        """Ends the operations whose time has come."""
-        for each in self._operations.values():
-            if each.resource["status"] == "RUNNING" and each.done_at <= self._clock():
-                each.resource["status"] = "DONE"
+        """Ends the operations whose time has come, and says how far the others are."""
+        now = self._clock()
+        for name, each in self._operations.items():
+            if each.resource["status"] == "DONE":
+                continue
+            if now < each.done_at:
+                done = (now - each.began) / self.takes
+                each.resource["progress"] = {"metrics": _metrics(done)}
+                continue
+            each.resource["status"] = "DONE"
+            each.resource["endTime"] = _timestamp(now)
+            if self.failure:
+                each.resource["error"] = {"code": 8, "message": self.failure}
+                target = each.resource["targetLink"].rpartition("/")[2]
+                self._become(f"{name.partition('/operations/')[0]}/clusters/{target}", "ERROR")
+            else:
                 each.when_done()
 
 
-def violations(cluster: Mapping[str, Any]) -> Iterator[Violation]:
+def _timestamp(seconds: float) -> str:
+    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _link(cluster: str) -> str:
+    """The link to a cluster: with the project's number, and zones in words of their own."""
+    _, _, _, location, _, name = cluster.split("/")
+    place = "zones" if location.count("-") == 2 else "locations"
+    base = f"https://container.googleapis.com/v1/projects/{_NUMBER}"
+    return f"{base}/{place}/{location}/clusters/{name}"
+
+
+def _metrics(done: float) -> list[dict[str, Any]]:
+    """How many steps of each part are done, if `done` of all the work is."""
+    left = int(done * sum(_STAGES.values()))
+    found = []
+    for stage, steps in _STAGES.items():
+        found.append({"name": stage, "intValue": str(min(left, steps))})
+        found.append({"name": f"{stage}_TOTAL", "intValue": str(steps)})
+        left -= min(left, steps)
+    return found
+
+
+def violations(cluster: Mapping[str, Any], parent: str) -> Iterator[Violation]:
     """What is wrong with a cluster that fits the schema."""
+    _, project, _, location = parent.split("/")
     if not _NAME.fullmatch(cluster.get("name", "")):
         yield Violation("cluster.name", "must be lower case letters, digits and -, at most 40")
     for key in cluster.get("resourceLabels", {}):
         if not _KEY.fullmatch(key):
             yield Violation(f"cluster.resourceLabels.{key}", "is not a label")
-    if cluster.get("autopilot", {}).get("enabled"):
-        for field in ("nodePools", "autoscaling"):
-            if field in cluster:
-                yield Violation(f"cluster.{field}", "is not for Autopilot clusters")
-        return
     if not cluster.get("nodePools"):
         yield Violation("cluster.nodePools", "is required")
+    pool = cluster.get("workloadIdentityConfig", {}).get("workloadPool")
+    if pool not in (None, f"{project}.svc.id.goog"):
+        yield Violation("cluster.workloadIdentityConfig.workloadPool", "is not the project's")
+    if cluster.get("autopilot", {}).get("enabled"):
+        if "autoscaling" in cluster:
+            yield Violation("cluster.autoscaling", "is not for Autopilot clusters")
+        if location.count("-") != 1:
+            yield Violation("parent", "Autopilot clusters must be regional clusters")
+        return
     scaling = cluster.get("autoscaling", {})
-    kinds = {each.get("resourceType") for each in scaling.get("resourceLimits", [])}
-    if scaling.get("enableNodeAutoprovisioning") and not {"cpu", "memory"} <= kinds:
+    region = "-".join(location.split("-")[:2])
+    for zone in scaling.get("autoprovisioningLocations", []):
+        if not zone.startswith(f"{region}-"):
+            yield Violation("cluster.autoscaling.autoprovisioningLocations", "is elsewhere")
+    limits = scaling.get("resourceLimits", [])
+    kinds = [each.get("resourceType") for each in limits]
+    if len({*kinds}) < len(kinds):
+        yield Violation("cluster.autoscaling.resourceLimits", "has a resource twice")
+    if scaling.get("enableNodeAutoprovisioning") and not {"cpu", "memory"} <= {*kinds}:
         yield Violation("cluster.autoscaling.resourceLimits", "must have cpu and memory")

@@ -33,9 +33,11 @@ STATUSES = {
     "UNAVAILABLE": 503,
 }
 _REASONS = {
+    400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
     429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     503: "UNAVAILABLE",
@@ -51,6 +53,7 @@ class ApiError(Exception):
         message: str,
         violations: Sequence[Violation] = (),
         retry_after: float = 0,
+        details: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(message)
         self.code = STATUSES[status]
@@ -58,6 +61,7 @@ class ApiError(Exception):
         self.message = message
         self.violations = violations
         self.retry_after = retry_after
+        self.details = details
 
     @property
     def body(self) -> dict[str, Any]:
@@ -71,6 +75,8 @@ class ApiError(Exception):
             found = [{"field": v.field, "description": v.description} for v in self.violations]
             kind = "type.googleapis.com/google.rpc.BadRequest"
             error["details"] = [{"@type": kind, "fieldViolations": found}]
+        if self.details:
+            error.setdefault("details", []).extend(self.details)
         return {"error": error}
 
 
@@ -285,7 +291,9 @@ class _Connection(BaseHTTPRequestHandler):
             return 0, {}
         if fault.status:
             reason = _REASONS[fault.status]
-            raise ApiError(reason, fault.message, retry_after=fault.retry_after)
+            raise ApiError(
+                reason, fault.message, retry_after=fault.retry_after, details=fault.details
+            )
         return 200, answer
 
     def _token(self) -> str:

@@ -223,7 +223,13 @@ class TestArtifacts:
 class TestGKE:
     PARENT = "container/v1/projects/p1/locations/us-central1"
 
-    def test_takes_what_gcloud_sends(self, cloud: GoogleCloud, ask: Ask, clock: Clock) -> None:
+    @pytest.mark.parametrize("name", ["regional", "zonal", "single-zone", "autopilot"])
+    def test_takes_whatever_gcloud_sends(self, ask: Ask, name: str) -> None:
+        body = capture(f"gke-cluster-{name}")
+        status, answer = ask("POST", f"container/v1/{body['parent']}/clusters", body)
+        assert status == 200, answer
+
+    def test_makes_a_cluster_by_the_clock(self, cloud: GoogleCloud, ask: Ask, clock: Clock) -> None:
         cloud.gke.takes = 300
         body = capture("gke-cluster-standard-autoprovisioning")
         operation = ask("POST", f"{self.PARENT}/clusters", body)[1]
@@ -238,10 +244,19 @@ class TestGKE:
         assert ask("GET", f"{cluster}/nodePools")[1]["nodePools"][0]["name"] == "default-pool"
 
     def test_clusters_go_when_they_are_deleted(self, cloud: GoogleCloud, ask: Ask) -> None:
-        body = {"cluster": {"name": "c", "autopilot": {"enabled": True}}}
-        ask("POST", f"{self.PARENT}/clusters", body)
-        assert ask("DELETE", f"{self.PARENT}/clusters/c")[0] == 200
-        assert ask("GET", f"{self.PARENT}/clusters/c")[0] == 404
+        ask("POST", f"{self.PARENT}/clusters", capture("gke-cluster-autopilot"))
+        cluster = f"{self.PARENT}/clusters/newcluster"
+        assert ask("DELETE", cluster)[0] == 200
+        assert ask("GET", cluster)[0] == 404
+
+    def test_operations_fail_when_a_test_wants_it(self, cloud: GoogleCloud, ask: Ask) -> None:
+        cloud.gke.failure = "Insufficient quota to satisfy the request."
+        body = capture("gke-cluster-autopilot")
+        name = ask("POST", f"{self.PARENT}/clusters", body)[1]["name"]
+        operation = ask("GET", f"{self.PARENT}/operations/{name}")[1]
+        assert operation["status"] == "DONE"
+        assert operation["error"]["message"] == cloud.gke.failure
+        assert ask("GET", f"{self.PARENT}/clusters/newcluster")[1]["status"] == "ERROR"
 
     @pytest.mark.parametrize(
         "cluster",
@@ -249,6 +264,17 @@ class TestGKE:
             {"name": "Cal"},
             {"name": "c"},
             {"name": "c", "autopilot": {"enabled": True}, "nodePools": []},
+            {"name": "c", "autopilot": {"enabled": True}, "nodePools": [{}], "autoscaling": {}},
+            {
+                "name": "c",
+                "nodePools": [{"name": "p"}],
+                "workloadIdentityConfig": {"workloadPool": "p2.svc.id.goog"},
+            },
+            {
+                "name": "c",
+                "nodePools": [{"name": "p"}],
+                "autoscaling": {"autoprovisioningLocations": ["us-east1-b"]},
+            },
             {"name": "c", "nodePools": [{"name": "p"}], "resourceLabels": {"A": ""}},
             {
                 "name": "c",
@@ -281,8 +307,8 @@ def test_compute_lists_what_there_is_by_zone(cloud: GoogleCloud, ask: Ask) -> No
     ]
 
 
-def test_gcloud_itself_submits_a_job(cloud: GoogleCloud) -> None:
-    """The one client of these tests that nobody here has written."""
+def gcloud(cloud: GoogleCloud, *args: str) -> str:
+    """Runs gcloud, the one client of these tests that nobody here has written."""
     if not shutil.which("gcloud"):
         pytest.skip("gcloud is not installed")
     settings = {
@@ -292,18 +318,33 @@ def test_gcloud_itself_submits_a_job(cloud: GoogleCloud) -> None:
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "true",
         "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
     }
-    pool = "machine-type=g2-standard-8,accelerator-type=NVIDIA_L4,replica-count=1"
     ended = subprocess.run(
-        [
-            *("gcloud", "ai", "custom-jobs", "create", "--display-name=x", "--labels=job_name=x"),
-            *("--project=p1", "--region=us-central1", "--format=json"),
-            f"--worker-pool-spec={pool},container-image-uri=us-docker.pkg.dev/p1/r/i",
-        ],
+        ["gcloud", *args, "--project=p1"],
         env={**os.environ, **cloud.environment(), **settings},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_gcloud_itself_submits_a_job(cloud: GoogleCloud) -> None:
+    pool = "machine-type=g2-standard-8,accelerator-type=NVIDIA_L4,replica-count=1"
+    said = gcloud(
+        cloud,
+        *("ai", "custom-jobs", "create", "--display-name=x", "--labels=job_name=x"),
+        *("--region=us-central1", "--format=json"),
+        f"--worker-pool-spec={pool},container-image-uri=us-docker.pkg.dev/p1/r/i",
+    )
     (job,) = cloud.vertex.jobs
-    assert json.loads(ended.stdout)["name"] == job["name"]
+    assert json.loads(said)["name"] == job["name"]
+
+
+def test_gcloud_itself_lists_clusters_as_the_control_plane_has_them(
+    cloud: GoogleCloud, ask: Ask
+) -> None:
+    body = capture("gke-cluster-zonal")
+    ask("POST", f"container/v1/{body['parent']}/clusters", body)
+    (found,) = json.loads(gcloud(cloud, "container", "clusters", "list", "--format=json"))
+    assert (found["name"], found["location"]) == ("newcluster", "us-central1-a")

@@ -36,8 +36,9 @@ def job_violations(**changes: object) -> dict[str, str]:
 
 def test_what_gcloud_sends_fits() -> None:
     assert job_violations() == {}
-    body = capture("gke-cluster-standard-autoprovisioning")
-    assert schemas("container", "v1").request("CreateClusterRequest", body) == []
+    for file in CAPTURES.glob("gke-*.json"):
+        body = capture(file.stem)
+        assert schemas("container", "v1").request("CreateClusterRequest", body) == []
 
 
 def test_what_caliban_0_4_sent_to_make_a_cluster_does_not() -> None:

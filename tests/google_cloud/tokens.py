@@ -15,18 +15,21 @@ class Tokens:
     Attributes:
       revoked: the refresh tokens, and the accounts of keys, that get no token any more.
       issued: all tokens so far, by whom they were issued to.
+      given: what all new tokens are, for a test in which somebody else accepts them, too; "" for
+        the usual ones.
     """
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
         self.issued: dict[str, str] = {}
+        self.given = ""
         self._valid: set[str] = set()
         self._lock = threading.Lock()
 
     def new(self, account: str = "somebody@example.com") -> str:
         """A valid token."""
         with self._lock:
-            token = f"ya29.secret-{len(self.issued) + 1:06d}"
+            token = self.given or f"ya29.secret-{len(self.issued) + 1:06d}"
             self.issued[token] = account
             self._valid.add(token)
             return token

@@ -23,6 +23,7 @@ from caliban.history.database import Database
 from caliban.history.store import HistoryStore
 from caliban.model.experiment import Experiment
 from caliban.model.job import JobRequest, Outcome, Status, Submission
+from caliban.model.provenance import Provenance
 
 # What SQLite's .schema says of a database that caliban 0.4.1 made.
 SCHEMA_0_4 = """
@@ -190,12 +191,34 @@ def test_a_database_of_form_2_is_migrated_in_place(tmp_path: Path) -> None:
 def test_a_database_of_form_3_gets_a_table_for_locks(url: str) -> None:
     with HistoryStore.open(url) as store, store._database.writing() as connection:
         connection.execute(text("DROP TABLE locks"))
+        _without_provenance(connection)
         connection.execute(schema.schema_version.update().values(version=3))
     with HistoryStore.open(url) as store:
         assert store.locks.keep("project", "declaration", "lock") == "lock"
         with store._database.reading() as connection:
             version = connection.execute(text("SELECT version FROM caliban_schema")).scalar()
     assert version == len(migrations.MIGRATIONS)
+
+
+def _without_provenance(connection: Connection) -> None:
+    """Undoes the fifth migration."""
+    connection.execute(text("DROP TABLE provenances"))
+    connection.execute(text("DROP TABLE texts"))
+    connection.execute(text("ALTER TABLE jobs DROP COLUMN provenance"))
+
+
+def test_the_jobs_of_a_database_of_form_4_have_no_provenance_yet(url: str) -> None:
+    request = JobRequest("uid", Experiment((), {}), "image", "group", 0)
+    with HistoryStore.open(url) as store:
+        store.record("totoro", "group", "owner", {}, [request], planned)
+        with store._database.writing() as connection:
+            _without_provenance(connection)
+            connection.execute(schema.schema_version.update().values(version=4))
+    with HistoryStore.open(url) as store:
+        assert [job.uid for job in store.group_jobs("totoro", "group", 0)] == ["uid"]
+        assert store.provenances.of_job("uid") is None
+        store.provenances.keep(["uid"], Provenance("1.0"))
+        assert store.provenances.of_job("uid") == Provenance("1.0")
 
 
 def test_a_migration_keeps_every_row_as_it_was(old: Path) -> None:

@@ -140,12 +140,12 @@ class TestTheStart:
     def test_a_job_is_taken_over_from_the_owner_that_one_has_seen(
         self, store: HistoryStore
     ) -> None:
-        job = entry({})
-        record(store, job, owner="dead")
-        uid = job[0].uid
-        assert store.adopt(uid, "dead", "mine")
-        assert not store.adopt(uid, "dead", "another's")
-        assert store.open_jobs("totoro")[0].owner == "mine"
+        first, second = jobs = sweep(2)
+        record(store, *jobs, owner="dead")
+        assert store.adopt({first[0].uid: "dead"}, "mine") == {first[0].uid}
+        owners = dict.fromkeys(uids(jobs), "dead")
+        assert store.adopt(owners, "another's") == {second[0].uid}
+        assert [job.owner for job in store.open_jobs("totoro")] == ["mine", "another's"]
 
 
 class TestStopping:

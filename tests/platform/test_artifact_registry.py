@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from caliban.errors import CalibanError
+from caliban.errors import CalibanError, RefusedError
 from caliban.platform.artifact_registry import Repository, ensure
-from caliban.platform.rest import RefusedError, Session
+from caliban.platform.rest import Session
 from tests.google_cloud import faults
 from tests.google_cloud.client import FakeTime
 from tests.google_cloud.cloud import GoogleCloud

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import caliban
-from caliban.errors import CalibanError
+from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError
 from caliban.platform import rest
 from caliban.platform.quota import Clock, TokenBucket
-from caliban.platform.rest import RefusedError, Session, UnknownOutcomeError, endpoint, once
+from caliban.platform.rest import Session, endpoint, once
 from tests.google_cloud import faults
 from tests.google_cloud.client import FakeTime, credentials
 from tests.google_cloud.cloud import GoogleCloud

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from caliban.errors import RefusedError, UnknownOutcomeError
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
 from caliban.platform.base import Backend
-from caliban.platform.rest import RefusedError, Session, UnknownOutcomeError
+from caliban.platform.rest import Session
 from caliban.platform.vertex import VertexBackend, console_url, log_command
 from caliban.platform.vertex_job import Options, plan
 from tests.google_cloud import faults

@@ -11,13 +11,12 @@ import functools
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
 from caliban import home
-from caliban.docker.identity import Credentials
 from caliban.errors import UsageError
 
 FOLDER = "/run/secrets"
@@ -93,11 +92,11 @@ class BuildSecrets:
 
     Attributes:
       given: those of the command line, and what follows from them.
-      google: the user's credentials, if a token made of them is to open Google's repositories.
+      google: gives an access token that opens Google's repositories; None for no such thing.
     """
 
     given: tuple[Secret, ...] = ()
-    google: Credentials | None = None
+    google: Callable[[], str] | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -111,7 +110,7 @@ class BuildSecrets:
         return [each.path for each in self.given if each.path and each.id != KNOWN_HOSTS]
 
     def open(self, needed: Sequence[str], declarations: Iterable[Path] = ()) -> Opened:
-        """Reads the values, and has the tokens made.
+        """Reads the values, and has the token made.
 
         Args:
           needed: ids of the secrets that a plan asks for.
@@ -128,7 +127,7 @@ class BuildSecrets:
         if self.google and {GIT, NETRC} & {*needed}:
             from caliban.docker.image import google
 
-            token = google.access_token(self.google)
+            token = self.google()
             hosts = google.index_hosts(path.read_bytes() for path in declarations if path.is_file())
             lines = {
                 GIT: [f"https://{google.USER}:{token}@{google.REPOSITORIES}"],
@@ -245,7 +244,9 @@ def _lent(number: int, secret: Secret) -> str:
 
 
 def parse(
-    words: Sequence[str], environment: Mapping[str, str], google: Credentials | None = None
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    google: Callable[[], str] | None = None,
 ) -> BuildSecrets:
     """Reads the values of --secret.
 

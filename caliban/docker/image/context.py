@@ -32,6 +32,7 @@ from caliban.docker.image.dockerignore import DockerIgnore
 from caliban.errors import UsageError
 from caliban.model.image import OUTPUTS_MARK, ImagePlan
 from caliban.model.lock import Lock
+from caliban.model.module import Module
 
 # Never part of an image: what Python, git and editors write beside the code changes without it.
 _IGNORED_FOLDERS = frozenset({"__pycache__", ".devcontainer", ".git", ".ipynb_checkpoints"})
@@ -134,6 +135,11 @@ def files(plan: ImagePlan, excluded: Iterable[Path] = ()) -> list[File]:
                 taken.add(file.name)
     if plan.module and not _is_there(plan.module.copied, taken):
         raise UsageError(f".dockerignore leaves out {plan.module.copied}, which holds the code")
+    if plan.module and (missing := _left_out(project, plan.module, ignore)):
+        raise UsageError(
+            f".dockerignore leaves out {missing}, which is the code to run",
+            f"A line !{missing} at its end takes it back.",
+        )
     return [found[key] for key in sorted(found)]
 
 
@@ -189,6 +195,13 @@ def _followed(path: Path) -> os.stat_result | None:
 def _is_there(root: str, names: Iterable[str]) -> bool:
     """Whether there is anything of what the code needs."""
     return any(root == "." or name == root or name.startswith(f"{root}/") for name in names)
+
+
+def _left_out(project: Path, module: Module, ignore: DockerIgnore | None) -> str:
+    """The module's own file, if the patterns leave it out; else ""."""
+    own = next((name for name in module.files if (project / name).is_file()), "")
+    is_copied = not own or any(file.name == own for file in _walk(project, CODE, own, ignore))
+    return "" if is_copied else own
 
 
 def fingerprint(plan: ImagePlan, base_id: str, context: Iterable[File]) -> str:

@@ -187,8 +187,15 @@ def keep(plan: ImagePlan, made_of: Inputs) -> None:
 
 
 def is_kept(plan: ImagePlan, image: str) -> bool:
-    """Whether it is known that this is the newest image of a project."""
-    return home.path(FOLDER, _file_name(plan, image)) in _files(plan)[-1:]
+    """Whether it is known that this is the newest image of a project, and what it is made of now.
+
+    A comment in a requirements file, for one, makes no other image, and is a change all the same.
+    """
+    if home.path(FOLDER, _file_name(plan, image)) not in _files(plan)[-1:]:
+        return False
+    kept = newest(plan)
+    now = (_attributes(plan), dict(_read(plan)))
+    return kept is not None and (kept[0].plan, kept[0].read) == now
 
 
 def newest(plan: ImagePlan) -> tuple[Inputs, float] | None:

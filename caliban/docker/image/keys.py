@@ -229,15 +229,25 @@ def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
 
 def _key(file: File) -> Key | None:
     """What a file holds that looks like a key."""
-    content = file.path.read_bytes()
+    return find_in(file.name, file.path.read_bytes(), file.folder == DEPENDENCIES)
+
+
+def find_in(path: str, content: bytes, declares_all: bool = True) -> Key | None:
+    """What a text holds that looks like a key; None for nothing.
+
+    Args:
+      path: of the file that it is, or a part of, in the project.
+      content: the text.
+      declares_all: whether it may have the URL of an index or a repository, whatever its name.
+    """
     encoding = _BOMS.get(content[:2])
     if encoding:
         content = content.decode(encoding, errors="replace").encode(errors="replace")
-    name = PurePosixPath(file.name).name
+    name = PurePosixPath(path).name
     is_example = bool(_EXAMPLES.match(name))
     for rule in _RULES:
         if rule.names:
-            declares = rule.names is _DECLARING and file.folder == DEPENDENCIES
+            declares = rule.names is _DECLARING and declares_all
             if is_example or not (declares or rule.names.match(name)):
                 continue
         if rule.marks and not any(mark in content for mark in rule.marks):
@@ -245,7 +255,7 @@ def _key(file: File) -> Key | None:
         for match in rule.pattern.finditer(content):
             if rule.pattern.groups and not _is_secret(match[rule.pattern.groups]):
                 continue
-            return Key(file.name, rule.what, content.count(b"\n", 0, match.start()) + 1)
+            return Key(path, rule.what, content.count(b"\n", 0, match.start()) + 1)
     return None
 
 

@@ -51,8 +51,11 @@ _NO_APT = re.compile(r"apt-get: (command )?not found")
 # A line without one is an underlining: "^^^".
 _WORD = re.compile(r"\w")
 
-# What `docker pull` says of a layer.
-_LAYER = re.compile(r"(?P<id>[0-9a-f]{12}): (?P<state>Already exists|Pull complete|\w+)")
+# What `docker pull` and `docker push` say of a layer.
+_LAYER = re.compile(
+    r"(?P<id>[0-9a-f]{12}): "
+    r"(?:(?P<done>Already exists|Pull complete|Layer already exists|Pushed|Mounted from )|\w)"
+)
 
 # How often the time is drawn anew while nothing is printed, in seconds.
 _TICK = 0.2
@@ -184,17 +187,17 @@ class _Steps:
 
 
 class _Layers:
-    """Counts the layers of an image that is pulled."""
+    """Counts the layers of an image that is pulled or pushed."""
 
     def __init__(self) -> None:
         self._done: dict[str, bool] = {}
 
     def count(self, text: str) -> str:
-        """How many are there, if a line of `docker pull` says something of one; else ""."""
+        """How many are done, if a line of `docker pull` or `push` speaks of one; else ""."""
         match = _LAYER.match(text)
         if match is None:
             return ""
-        self._done[match["id"]] = match["state"] in ("Already exists", "Pull complete")
+        self._done[match["id"]] = match["done"] is not None
         return f"{sum(self._done.values())} of {len(self._done)} layers"
 
 

@@ -8,7 +8,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from caliban.docker.image.declared import backend, conda, interpreter, local, locks, pyproject
+from caliban.docker.image.declared import (
+    backend,
+    conda,
+    interpreter,
+    local,
+    locks,
+    pyproject,
+    setup_cfg,
+)
 from caliban.docker.image.declared import requirements as requirements_files
 from caliban.docker.image.declared.conda import Environment
 from caliban.docker.image.declared.interpreter import Wanted
@@ -20,6 +28,12 @@ from caliban.model.image import ImagePlan, Mode
 from caliban.model.module import Kind, Module
 
 _REQUIREMENTS = "requirements.txt"
+
+# The files that declare something, wherever they are.
+_DECLARING = (
+    *(_REQUIREMENTS, *backend.DECLARING, "Pipfile", *conda.NAMES),
+    *(locks.UV, locks.POETRY, locks.PIPENV, interpreter.FILE),
+)
 
 # Files of other tools, which somebody may expect to be used, and what has to be there instead.
 _FOREIGN = {
@@ -71,6 +85,7 @@ def plan(
         optional set is not declared, or an extra directory is missing or outside the project.
     """
     said = Messages()
+    _check_files(project)
     toml = pyproject.read(project)
     managed = locks.detect(project, toml)
     environment_file = next((name for name in conda.NAMES if (project / name).is_file()), "")
@@ -110,6 +125,23 @@ def plan(
     _check_src(project, planned)
     _tell(project, planned, environment_file, environment, said)
     return planned, said
+
+
+def _check_files(project: Path) -> None:
+    """Sees to it that what looks like a declaration is one, and doesn't count as absent.
+
+    Raises:
+      UsageError: it is a folder, or a link to nowhere; or the setup.cfg can't be read.
+    """
+    for path in (project / name for name in _DECLARING):
+        if path.is_symlink() and not path.exists():
+            raise UsageError(
+                f"{path} is a link to {path.readlink()}, which does not exist",
+                "Without the file, its dependencies would be missing from the image.",
+            )
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a file", "Files of that name declare dependencies.")
+    setup_cfg.read(project)
 
 
 def is_declared_as(before: ImagePlan) -> bool:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import http.server
-import json
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import pytest
 
 from caliban.docker.engine import Engine
-from caliban.docker.identity import Credentials
-from caliban.docker.image import build_secrets, builder, dockerfile, google
+from caliban.docker.image import build_secrets, builder, dockerfile
 from caliban.docker.image.build_secrets import BuildSecrets, Opened, Secret, parse
 from caliban.docker.image.builder import Builder
 from caliban.errors import UsageError
@@ -296,71 +290,14 @@ class TestConceal:
         assert found.mask(text) == "machine host: **** **** ****"
 
 
-@pytest.fixture
-def google_server() -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """Where tokens are made: its address, and what it was asked."""
-    asked: list[dict[str, list[str]]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            asked.append(parse_qs(self.rfile.read(length).decode()))
-            known = asked[-1].get("refresh_token", [""])[0] != "wrong"
-            answer = {
-                "access_token": f"ya29.{PASSWORD}",
-                "expires_in": 3600,
-                "token_type": "Bearer",
-            }
-            body = json.dumps(answer if known else {"error": "invalid_grant"}).encode()
-            self.send_response(200 if known else 400)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/token", asked
-        server.shutdown()
-        thread.join()
-
-
-def service_account(path: Path, address: str) -> Credentials:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    content = {
-        "type": "service_account",
-        "client_email": "me@project.iam.gserviceaccount.com",
-        "private_key": key.decode(),
-        "private_key_id": "1",
-        "token_uri": address,
-    }
-    path.write_text(json.dumps(content))
-    return Credentials(key=path)
-
-
 class TestGoogle:
-    def test_a_key_makes_a_token_for_its_repositories_and_indexes(
-        self, tmp_path: Path, google_server: tuple[str, list[dict[str, list[str]]]]
-    ) -> None:
-        address, asked = google_server
-        credentials = service_account(tmp_path / "key.json", address)
+    def test_a_token_is_for_its_repositories_and_indexes(self, tmp_path: Path) -> None:
         requirements = tmp_path / "requirements.txt"
         requirements.write_text(
             "--extra-index-url https://europe-west4-python.pkg.dev/project/repository/simple\n"
             "# not at evil-python.pkg.dev.example.com\n"
         )
-        secrets = parse([], {}, credentials)
+        secrets = parse([], {}, lambda: f"ya29.{PASSWORD}")
         assert secrets.ids == ("git-credentials", "netrc")
         found = secrets.open(secrets.ids, [requirements, tmp_path / "missing"]).contents()
         user = f"oauth2accesstoken:ya29.{PASSWORD}"
@@ -371,48 +308,14 @@ class TestGoogle:
             "machine europe-west4-python.pkg.dev login oauth2accesstoken "
             f"password ya29.{PASSWORD}\n"
         )
-        assert len(asked) == 1 and "assertion" in asked[0]
 
-    def test_it_stands_beside_what_the_user_gives(
-        self, tmp_path: Path, google_server: tuple[str, list[dict[str, list[str]]]]
-    ) -> None:
-        credentials = service_account(tmp_path / "key.json", google_server[0])
+    def test_it_stands_beside_what_the_user_gives(self, tmp_path: Path) -> None:
         (tmp_path / "netrc").write_text("machine host login me password x")
-        secrets = parse(["id=netrc"], {}, credentials)
+        secrets = parse(["id=netrc"], {}, lambda: "token")
         found = secrets.open(secrets.ids)
         assert found.contents()["netrc"] == b"machine host login me password x\n"
         assert found.arguments()[2:] == ["--secret", "id=netrc,env=CALIBAN_BUILD_SECRET_1"]
 
     def test_no_token_is_made_where_none_is_needed(self) -> None:
-        secrets = parse([], {}, Credentials(key=Path("/missing")))
+        secrets = parse([], {}, lambda: pytest.fail("a token was made"))
         assert secrets.open(()).secrets == {}
-
-    def test_users_credentials_that_have_expired_are_told_of(
-        self,
-        tmp_path: Path,
-        google_server: tuple[str, list[dict[str, list[str]]]],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        content = {
-            "type": "authorized_user",
-            "client_id": "c",
-            "client_secret": "s",
-            "refresh_token": "wrong",
-        }
-        address = "google.oauth2.credentials._GOOGLE_OAUTH2_TOKEN_ENDPOINT"
-        monkeypatch.setattr(address, google_server[0])
-        (tmp_path / "adc.json").write_text(json.dumps(content))
-        with pytest.raises(UsageError) as error:
-            google.access_token(Credentials(adc=tmp_path / "adc.json"))
-        assert "no access with the Google Cloud credentials" in error.value.message
-        assert "gcloud auth application-default login" in error.value.hint
-
-    @pytest.mark.parametrize("text", ["", "{}", '{"type": "service_account"}', "\xff"])
-    def test_files_that_are_no_credentials_are_told_of(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "key.json").write_text(text, encoding="latin-1")
-        with pytest.raises(UsageError, match=r"credentials in .*key\.json"):
-            google.access_token(Credentials(key=tmp_path / "key.json"))
-
-    def test_none_at_all_are_told_of(self) -> None:
-        with pytest.raises(UsageError, match="asks for Google Cloud credentials, and there are no"):
-            google.access_token(Credentials())

@@ -189,10 +189,11 @@ class TestDockerignore:
         ],
     )
     def test_says_what_is_left_out(self, plan: ImagePlan, lines: str, left_out: set[str]) -> None:
-        every = names(plan)
+        plan = dataclasses.replace(plan, module=None, directories=(".",))
+        every = names(plan, folder=directory_folder(0))
         write(Path(plan.directory, ".dockerignore"), lines)
         own = {".dockerignore", "requirements.txt"}
-        assert every - names(plan) - own == left_out
+        assert every - names(plan, folder=directory_folder(0)) - own == left_out
 
     def test_does_not_hide_what_declares_the_dependencies(self, plan: ImagePlan) -> None:
         write(Path(plan.directory, ".dockerignore"), "*\n!main.py\n")
@@ -203,6 +204,38 @@ class TestDockerignore:
         with pytest.raises(UsageError) as error:
             context.files(dataclasses.replace(plan, module=TRAINER))
         assert error.value.message == ".dockerignore leaves out trainer, which holds the code"
+
+    @pytest.mark.parametrize(
+        ("lines", "module", "file"),
+        [
+            ("trainer/train.py\n", TRAINER, "trainer/train.py"),
+            ("**/t*.py\n", TRAINER, "trainer/train.py"),
+            ("main.py\n", EVERYTHING, "main.py"),
+            ("*.sh\n", Module(Kind.SHELL_SCRIPT, "run.sh", "."), "run.sh"),
+            ("**/__main__.py", Module(Kind.PYTHON_MODULE, "pkg", "pkg"), "pkg/__main__.py"),
+            ("src/a/*", Module(Kind.PYTHON_MODULE, "a.b", "src"), "src/a/b.py"),
+        ],
+    )
+    def test_what_is_to_run_is_not_left_out_silently(
+        self, plan: ImagePlan, lines: str, module: Module, file: str
+    ) -> None:
+        for name in ("pkg/__main__.py", "pkg/x.py", "trainer/other.py", "src/a/b.py", "src/c.py"):
+            write(Path(plan.directory, name))
+        plan = dataclasses.replace(plan, module=module)
+        write(Path(plan.directory, ".dockerignore"), lines)
+        with pytest.raises(UsageError) as error:
+            context.files(plan)
+        assert error.value.message == f".dockerignore leaves out {file}, which is the code to run"
+        assert error.value.hint == f"A line !{file} at its end takes it back."
+        write(Path(plan.directory, ".dockerignore"), f"{lines}\n!{file}\n")
+        assert file in names(plan)
+
+    def test_code_behind_a_link_is_not_left_out(self, plan: ImagePlan) -> None:
+        (Path(plan.directory) / "linked").symlink_to("trainer")
+        write(Path(plan.directory, ".dockerignore"), "data\n")
+        module = Module(Kind.PYTHON_MODULE, "linked.train", "linked")
+        found = names(dataclasses.replace(plan, module=module))
+        assert any(name.startswith("linked") for name in found)
 
     def test_keeps_the_folder_of_what_it_keeps(self, plan: ImagePlan) -> None:
         # Otherwise the engine would make it, for root alone.

@@ -131,6 +131,18 @@ def test_just_the_touched_input_is_named(
     assert "caliban's own rules" in [each["input"] for each in explained(inline)["changes"]]
 
 
+def test_an_edit_that_makes_no_difference_is_named_until_the_next_build(
+    built: str, folder: Path, inline: Inline
+) -> None:
+    write(folder, {"pyproject.toml": f"# A comment.\n{PYPROJECT}"})
+    (change,) = explained(inline)["changes"]
+    assert (change["input"], change["change"]) == ("pyproject.toml", "edited")
+    done = inline(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    found = explained(inline)
+    assert (found["changes"], found["last_image"], found["exists"]) == ([], built, True)
+
+
 def test_it_can_be_read_and_builds_nothing(
     built: str, folder: Path, inline: Inline, home: Path, workshop: Workshop
 ) -> None:

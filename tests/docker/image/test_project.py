@@ -277,6 +277,53 @@ class TestDeclaration:
         write(tmp_path, {"setup.cfg": "[flake8]\nmax-line-length = 100\n"})
         assert plan(tmp_path)[0].project == ""
 
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            ("name = x\n[metadata]\n", "line 1 stands before the first section"),
+            ("[metadata]\nname = x\n\n[metadata\n", "neither a section .* in line 4"),
+            ("[metadata]\nname = x\nnonsense\n", "neither a section nor name = value in line 3"),
+            ("[metadata]\nname = x\n[metadata]\n", "section \\[metadata\\] comes again in line 3"),
+            ("[metadata]\nname = x\nname = y\n", "'name' of \\[metadata\\] comes again in line 3"),
+            ("[metadata\nname = x\n", "line 1 stands before the first section"),
+            (b"[metadata]\nname = \xff\n", "line 2 is not UTF-8"),
+        ],
+    )
+    @pytest.mark.parametrize("beside", [{}, {"setup.py": ""}, {"requirements.txt": "six\n"}])
+    def test_a_setup_cfg_that_nobody_can_read_is_an_error(
+        self, tmp_path: Path, content: str | bytes, reason: str, beside: Mapping[str, str]
+    ) -> None:
+        write(tmp_path, {"setup.cfg": content, **beside})
+        with pytest.raises(UsageError, match=rf"{tmp_path}/setup.cfg.*: .*{reason}"):
+            plan(tmp_path)
+
+    DECLARING = (
+        *("requirements.txt", "pyproject.toml", "setup.py", "setup.cfg", "Pipfile"),
+        *("uv.lock", "poetry.lock", "Pipfile.lock"),
+        *("environment.yml", "environment.yaml", ".python-version"),
+    )
+
+    @pytest.mark.parametrize("name", DECLARING)
+    def test_a_link_to_nowhere_does_not_count_as_absent(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).symlink_to("../gone/file")
+        with pytest.raises(UsageError) as error:
+            plan(tmp_path)
+        assert error.value.message == (
+            f"{tmp_path / name} is a link to ../gone/file, which does not exist"
+        )
+
+    @pytest.mark.parametrize("name", DECLARING)
+    def test_a_folder_does_not_count_as_absent(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).mkdir()
+        with pytest.raises(UsageError) as error:
+            plan(tmp_path)
+        assert error.value.message == f"{tmp_path / name} is not a file"
+
+    def test_a_link_to_a_file_is_that_file(self, tmp_path: Path) -> None:
+        write(tmp_path, {"deps/all.txt": "six\n"})
+        (tmp_path / "requirements.txt").symlink_to("deps/all.txt")
+        assert plan(tmp_path)[0].requirements == ("requirements.txt",)
+
     def test_requirements_are_ignored_where_a_lock_counts(self, tmp_path: Path) -> None:
         lock = {"uv.lock": "version = 1\npackage = []\n"}
         pyproject = {"pyproject.toml": "[project]\nname = 'x'\n"}

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from caliban.docker.image.declared import pyproject, requirements
+from caliban.docker.image.declared import pyproject, requirements, setup_cfg
 
 DECLARING = ("pyproject.toml", "setup.py", "setup.cfg")
 
@@ -65,8 +65,7 @@ def files(project: Path, root: str) -> Iterator[str]:
 def placeholders(project: Path, root: str) -> list[str]:
     """Lists the files of a package that have to be there, and of which nothing is read.
 
-    Those are its `__init__.py`, and a pyproject.toml beside a mere setup.cfg: without one, uv does
-    not take the folder for a package.
+    Those are its `__init__.py`, and what `missing` says.
 
     Args:
       project: the directory of the project.
@@ -78,8 +77,18 @@ def placeholders(project: Path, root: str) -> list[str]:
     found = [os.path.normpath(f"{root}/{each}/__init__.py") for each in packages(project / root)]
     read = {*files(project, root)}
     found = [each for each in found if each not in read and (project / each).is_file()]
+    return found + missing(project, root)
+
+
+def missing(project: Path, root: str) -> list[str]:
+    """What a package lacks for uv to take it for one: a pyproject.toml beside a mere setup.cfg.
+
+    Args:
+      project: the directory of the project.
+      root: that of the package, relative to it.
+    """
     declaring = [name for name in DECLARING if (project / root / name).is_file()]
-    return found + [os.path.normpath(f"{root}/{pyproject.NAME}")] * (declaring == ["setup.cfg"])
+    return [os.path.normpath(f"{root}/{pyproject.NAME}")] if declaring == [setup_cfg.NAME] else []
 
 
 def _is_read(top: Path) -> bool:
@@ -95,6 +104,9 @@ def python_requires(top: Path) -> str:
     """The versions of Python that setup.py or setup.cfg say the package is for; "" for any.
 
     Of setup.py it is found where it is written down as a string.
+
+    Raises:
+      UsageError: the setup.cfg can't be read.
     """
     if (top / "setup.py").is_file():
         tree = _tree((top / "setup.py").read_bytes())
@@ -102,11 +114,7 @@ def python_requires(top: Path) -> str:
             if isinstance(node, ast.keyword) and node.arg == "python_requires":
                 value = node.value.value if isinstance(node.value, ast.Constant) else None
                 return value if isinstance(value, str) else ""
-    if (top / "setup.cfg").is_file():
-        text = requirements.text(top / "setup.cfg")
-        match = re.search(r"^python_requires\s*=\s*(\S.*)$", text, re.MULTILINE)
-        return match[1].strip() if match else ""
-    return ""
+    return setup_cfg.python_requires(top)
 
 
 def packages(top: Path) -> list[str]:

@@ -41,6 +41,9 @@ def placeholders(plan: ImagePlan) -> Iterator[str]:
     project = Path(plan.directory)
     for root in _roots(plan, project):
         yield from backend.placeholders(project, root)
+    for package in plan.packages:
+        if not package.startswith("-e "):
+            yield from backend.missing(project, requirements.directory(package))
 
 
 def trees(plan: ImagePlan) -> Iterator[str]:

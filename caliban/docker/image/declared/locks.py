@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caliban.docker.image.declared import pyproject, requirements
+from caliban.docker.image.declared import pyproject, requirements, setup_cfg
 from caliban.docker.image.declared.pyproject import Pyproject
 from caliban.errors import UsageError
 
@@ -41,6 +41,9 @@ def detect(project: Path, toml: Pyproject) -> Managed:
     Args:
       project: the directory of the project.
       toml: its pyproject.toml.
+
+    Raises:
+      UsageError: the setup.cfg can't be read.
     """
     has_pipfile = (project / "Pipfile").is_file()
     if toml.declares:
@@ -54,8 +57,8 @@ def detect(project: Path, toml: Pyproject) -> Managed:
         return Managed("Pipfile", PIPENV)
     if (project / "setup.py").is_file():
         return Managed("setup.py")
-    if _declares(project / "setup.cfg"):
-        return Managed("setup.cfg")
+    if setup_cfg.declares(project):
+        return Managed(setup_cfg.NAME)
     return Managed()
 
 
@@ -139,14 +142,6 @@ def upgrade(lock_file: str) -> str:
     return {UV: "uv lock --upgrade", POETRY: "poetry update --lock", PIPENV: refresh(PIPENV)}[
         lock_file
     ]
-
-
-def _declares(path: Path) -> bool:
-    """Whether a setup.cfg declares a project, not just settings of tools."""
-    if not path.is_file():
-        return False
-    lines = requirements.text(path).splitlines()
-    return any(line.strip() in ("[metadata]", "[options]") for line in lines)
 
 
 def _of_uv(lock: Mapping[str, Any], extras: Sequence[str], groups: Sequence[str]) -> Iterator[str]:

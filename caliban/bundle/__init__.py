@@ -1,0 +1,1 @@
+"""Experiments as one file that anybody can run again."""

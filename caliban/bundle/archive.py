@@ -1,0 +1,284 @@
+"""The file that holds experiments: a tar in which each byte is decided by its manifest.
+
+The first member, `digest`, has the SHA-256 of the second one, `manifest.json`, and that names the
+others, in their order, with size and SHA-256. All that a tar has besides (names of owners, times,
+padding) is fixed. So the same content is the same bytes, and whoever reads it checks every byte,
+with no more in memory than the manifest. No name in it becomes a path on the reader's machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from caliban.errors import UsageError
+
+FORMAT = "caliban-experiments"
+VERSION = 1
+
+DIGEST, MANIFEST = "digest", "manifest.json"
+
+# A manifest is read into memory; one of 10,000 jobs has 10 MB.
+_LARGEST_MANIFEST = 1 << 26
+
+_BLOCK = tarfile.BLOCKSIZE
+_PIECE = 1 << 20
+_END = b"\0" * (2 * _BLOCK)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9][A-Za-z0-9_-]*){0,8}")
+_LONGEST_NAME = 99
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_PART = 1 << 50
+
+
+@dataclass(frozen=True)
+class Part:
+    """A member of the file that the manifest names.
+
+    Attributes:
+      name: made of ASCII letters, digits, "_", "-", "." and "/".
+      size: in bytes.
+      sha256: of its content.
+      at: where its content begins in the file.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    at: int
+
+
+def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | Path]) -> str:
+    """Writes a file, in the place of what is there.
+
+    Args:
+      path: of the file.
+      manifest: what it says, without the parts.
+      parts: the content of each, by name; or the file that has it.
+
+    Returns:
+      The digest of the manifest, which stands for all that is in the file: "sha256:...".
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        listed = [_entry(name, parts[name]) for name in sorted(parts)]
+        whole = {"format": FORMAT, "version": VERSION, **manifest, "parts": listed}
+        text = f"{json.dumps(whole, indent=1, sort_keys=True)}\n".encode()
+        digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        with partial.open("wb") as stream:
+            _put(stream, DIGEST, f"{digest}\n".encode())
+            _put(stream, MANIFEST, text)
+            for each in listed:
+                _put(stream, each["name"], parts[each["name"]])
+            stream.write(_END)
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def _entry(name: str, content: bytes | Path) -> dict[str, Any]:
+    assert _is_name(name), name
+    if isinstance(content, bytes):
+        size, digest = len(content), hashlib.sha256(content)
+    else:
+        with content.open("rb") as stream:
+            size, digest = content.stat().st_size, hashlib.file_digest(stream, "sha256")
+    return {"name": name, "size": size, "sha256": digest.hexdigest()}
+
+
+def _put(stream: IO[bytes], name: str, content: bytes | Path) -> None:
+    if isinstance(content, bytes):
+        stream.write(_header(name, len(content)) + content + _padding(len(content)))
+        return
+    size = content.stat().st_size
+    stream.write(_header(name, size))
+    with content.open("rb") as source:
+        while piece := source.read(_PIECE):
+            stream.write(piece)
+    stream.write(_padding(size))
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return b"\0" * (-size % _BLOCK)
+
+
+def _is_name(name: object) -> bool:
+    return (
+        isinstance(name, str) and len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
+    )
+
+
+class Archive:
+    """A file that is read. What comes of it has been checked.
+
+    Attributes:
+      path: of the file.
+      digest: of the manifest.
+      manifest: what it says.
+      parts: by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens a file and checks its manifest; the parts are checked as they are read.
+
+        Raises:
+          UsageError: it is no such file, is damaged, or has been altered.
+        """
+        self.path = path
+        try:
+            if not path.is_file():
+                raise self._refused("it is not a file")
+            self._stream = path.open("rb")
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        try:
+            self._open()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _open(self) -> None:
+        told = self._member(DIGEST, 72).decode(errors="replace").strip()
+        text = self._member(MANIFEST, _LARGEST_MANIFEST)
+        self.digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        if told != self.digest:
+            raise self._altered(MANIFEST)
+        try:
+            manifest = json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._refused(f"{MANIFEST} is no JSON") from None
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise self._refused(f"{MANIFEST} does not say that it is {FORMAT}")
+        if manifest.get("version") != VERSION:
+            raise UsageError(
+                f"{self.path} has version {manifest.get('version')!r} of its format; this caliban "
+                f"reads version {VERSION}",
+                "Upgrade with: pip install --upgrade caliban",
+            )
+        self.manifest = manifest
+        self.parts = {part.name: part for part in self._listed(manifest.get("parts"))}
+
+    def _listed(self, listed: object) -> Iterator[Part]:
+        at = self._stream.tell()
+        last = ""
+        for each in listed if isinstance(listed, list) else [listed]:
+            entry = each if isinstance(each, dict) else {}
+            name, size, sha256 = (entry.get(key) for key in ("name", "size", "sha256"))
+            is_size = type(size) is int and 0 <= size < _LARGEST_PART
+            is_digest = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+            if not (isinstance(name, str) and _is_name(name) and is_size and is_digest):
+                raise self._refused(f"{MANIFEST} has a part without a proper name, size or sha256")
+            if name <= last or name in (DIGEST, MANIFEST):
+                raise self._refused(f"{MANIFEST} does not have its parts in order, each once")
+            assert isinstance(size, int) and isinstance(sha256, str)
+            yield Part(name, size, sha256, at + _BLOCK)
+            last, at = name, at + _BLOCK + size + len(_padding(size))
+        length = self.path.stat().st_size
+        if length != at + len(_END):
+            which = "too short" if length < at + len(_END) else "too long"
+            raise self._refused(f"it is {which} for the parts that {MANIFEST} names")
+
+    def _member(self, name: str, longest: int) -> bytes:
+        """The content of one of the first two members."""
+        header = self._stream.read(_BLOCK)
+        try:
+            size = tarfile.TarInfo.frombuf(header, "ascii", "replace").size
+        except tarfile.TarError:
+            raise self._refused("it is no archive of experiments") from None
+        if not 0 <= size <= longest or header != _header(name, size):
+            raise self._refused(f"it has no proper part '{name}' in its place")
+        content = self._stream.read(size)
+        if len(content) < size or self._stream.read(-size % _BLOCK) != _padding(size):
+            raise self._altered(name)
+        return content
+
+    def read(self, name: str, longest: int) -> bytes:
+        """The content of a part that is not longer than this.
+
+        Raises:
+          UsageError: there is no such part, it is longer, or it has been altered.
+        """
+        part = self._part(name)
+        if part.size > longest:
+            raise self._refused(f"its part '{name}' has {part.size} bytes")
+        return b"".join(self.pieces(name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The content of a part, in pieces; that it is as the manifest says is known at the end.
+
+        Raises:
+          UsageError: there is no such part, or it has been altered.
+        """
+        part = self._part(name)
+        self._stream.seek(part.at - _BLOCK)
+        if self._stream.read(_BLOCK) != _header(name, part.size):
+            raise self._altered(name)
+        digest = hashlib.sha256()
+        left = part.size
+        while left:
+            piece = self._stream.read(min(left, _PIECE))
+            if not piece:
+                raise self._altered(name)
+            left -= len(piece)
+            digest.update(piece)
+            if not left and digest.hexdigest() != part.sha256:
+                raise self._altered(name)
+            yield piece
+            self._stream.seek(part.at + part.size - left)
+        if not part.size and digest.hexdigest() != part.sha256:
+            raise self._altered(name)
+        padding = _padding(part.size)
+        if self._stream.read(len(padding)) != padding:
+            raise self._altered(name)
+
+    def check(self) -> None:
+        """Checks every byte.
+
+        Raises:
+          UsageError: one is not as it was written; the message names the part.
+        """
+        for name in self.parts:
+            for _ in self.pieces(name):
+                pass
+        self._stream.seek(-len(_END), 2)
+        if self._stream.read() != _END:
+            raise self._altered("the end")
+
+    def _part(self, name: str) -> Part:
+        if name not in self.parts:
+            raise self._refused(f"it has no part '{name}'")
+        return self.parts[name]
+
+    def _refused(self, why: str) -> UsageError:
+        return UsageError(f"{self.path} cannot be used: {why}", "Get the file anew.")
+
+    def _altered(self, name: str) -> UsageError:
+        return UsageError(
+            f"{self.path} cannot be used: its part '{name}' is not as it was written, so that it "
+            "was damaged or altered",
+            "Get the file anew.",
+        )

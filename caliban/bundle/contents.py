@@ -1,0 +1,167 @@
+"""What a file of experiments holds: jobs and their outcomes, what they ran, and all that takes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from caliban import __version__, joblog
+from caliban.bundle import code
+from caliban.docker.engine import Engine
+from caliban.docker.image import dockerfile, keys
+from caliban.errors import UsageError
+from caliban.model.image import ImagePlan
+from caliban.model.job import Job
+from caliban.model.provenance import Provenance
+
+# How many problems are told.
+_TOLD = 20
+
+
+@dataclass
+class Contents:
+    """The manifest and the parts of a file, as they come together.
+
+    Attributes:
+      manifest: what it says.
+      parts: the content of each part, by name.
+    """
+
+    manifest: dict[str, Any]
+    parts: dict[str, bytes | Path] = field(default_factory=dict)
+
+    def add(self, name: str, content: bytes) -> str:
+        """Adds a part; returns its name."""
+        self.parts[name] = content
+        return name
+
+    def add_file(self, content: bytes) -> str:
+        """Adds a file of the code, once for all that hold the same; returns the part's name."""
+        return self.add(f"files/{hashlib.sha256(content).hexdigest()}", content)
+
+
+def gather(
+    group: str,
+    jobs: Sequence[Job],
+    launches: Sequence[tuple[Provenance, Sequence[int]]],
+    engine: Engine,
+    allowed_keys: Sequence[str] = (),
+) -> Contents:
+    """Puts together what a group's jobs were and what became of them.
+
+    Args:
+      group: name of the experiment group.
+      jobs: the newest of each experiment.
+      launches: what they ran, and the numbers of the jobs.
+      engine: that has the images, perhaps.
+      allowed_keys: parts, or paths in the code, that may look like keys: patterns with * and ?.
+
+    Raises:
+      UsageError: something that it takes is not there, or looks like a key.
+    """
+    number_of = {job: index for index, (_, ids) in enumerate(launches) for job in ids}
+    if unknown := [job.id for job in jobs if job.id not in number_of]:
+        raise UsageError(
+            f"what exactly these jobs ran is not recorded: {_numbers(unknown)}",
+            "Run them again with this caliban: caliban resubmit --all_jobs",
+        )
+    if still_open := [job.id for job in jobs if not job.outcome.status.is_final]:
+        raise UsageError(f"these jobs have not ended yet: {_numbers(still_open)}")
+    found = Contents({"caliban": __version__, "group": group})
+    paths: dict[str, str] = {}
+    found.manifest["launches"] = [
+        _launch(found, number, provenance, engine, paths)
+        for number, (provenance, _) in enumerate(launches)
+    ]
+    found.manifest["jobs"] = [_job(found, job, number_of[job.id]) for job in jobs]
+    _check(found, paths, allowed_keys)
+    return found
+
+
+def _numbers(jobs: Sequence[int]) -> str:
+    return ", ".join(map(str, jobs[:_TOLD])) + (", ..." if len(jobs) > _TOLD else "")
+
+
+def _launch(
+    found: Contents, number: int, provenance: Provenance, engine: Engine, paths: dict[str, str]
+) -> dict[str, Any]:
+    """What some of the jobs ran; its long texts and the code become parts."""
+    record = provenance.to_json()
+    plan, source = record["plan"], record["source"] or {}
+    folder = f"launches/{number}"
+    if not source.get("files"):
+        raise UsageError("it is not recorded which code these jobs ran")
+    files = code.find(source.pop("files"), Path(plan["directory"]), provenance.image.id, engine)
+    listed = []
+    for file in files:
+        name = found.add_file(file.content)
+        paths.setdefault(name, file.path)
+        kind = "link" if file.is_link else "program" if file.is_executable else "file"
+        listed.append({"path": file.path, "kind": kind, "part": name})
+    record["code"] = listed
+    text = dockerfile.render(ImagePlan.from_json(provenance.plan))
+    record["dockerfile"] = found.add(f"{folder}/Dockerfile", text.encode())
+    for place, key, name in (
+        (plan, "lock", "requirements.lock"),
+        (record, "experiments", "experiments.json"),
+        (source.get("repository") or {}, "diff", "changes.diff"),
+    ):
+        if content := place.pop(key, ""):
+            place[key] = found.add(f"{folder}/{name}", content.encode(errors="surrogateescape"))
+    return record
+
+
+def _job(found: Contents, job: Job, launch: int) -> dict[str, Any]:
+    outcome = job.outcome
+    log = b"".join(joblog.read(job.uid)) if joblog.find(job.uid) else None
+    return {
+        "job": job.id,
+        "launch": launch,
+        "args": list(job.experiment.args),
+        "params": dict(job.experiment.params),
+        "platform": job.submission.platform,
+        "status": outcome.status.value,
+        "exit_code": outcome.exit_code,
+        "reason": outcome.reason,
+        "cause": job.report.cause,
+        "metrics": dict(job.report.metrics),
+        "created": job.created.isoformat(),
+        "started": outcome.started and outcome.started.isoformat(),
+        "finished": outcome.finished and outcome.finished.isoformat(),
+        "log": None if log is None else found.add(f"logs/{job.id}.log.gz", _packed(log)),
+    }
+
+
+def _packed(content: bytes) -> bytes:
+    return gzip.compress(content, 6, mtime=0)
+
+
+def _check(found: Contents, paths: Mapping[str, str], allowed: Sequence[str]) -> None:
+    """Sees to it that nothing looks like a key.
+
+    Raises:
+      UsageError: naming all that do, and not showing what is in them.
+    """
+    texts = [("manifest.json", json.dumps(found.manifest).encode())]
+    for name, content in sorted(found.parts.items()):
+        assert isinstance(content, bytes)
+        text = gzip.decompress(content) if name.endswith(".gz") else content
+        texts.append((paths.get(name, name), text))
+    wrong = [
+        f"  {key.name}, line {key.line}: {key.what}"
+        for name, text in texts
+        if not any(fnmatchcase(name, each) for each in allowed)
+        and (key := keys.find_in(name, text, declares_all=False))
+    ]
+    if wrong:
+        more = [f"  and {len(wrong) - _TOLD} more"] if len(wrong) > _TOLD else []
+        raise UsageError(
+            "\n".join(["the file would hold what looks like a key:", *wrong[:_TOLD], *more]),
+            "Whoever gets the file could use it. If it may be in there: --allow_key NAME",
+        )

@@ -1,0 +1,128 @@
+"""Builds the image of jobs on a cluster, and submits them, or writes them into files."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caliban import flags, launch, terminal
+from caliban.commands import image_choice, image_publication, sending
+from caliban.commands.cluster import job_options, manifest_files
+from caliban.docker.engine import Engine
+from caliban.platform.kubernetes import manifest
+from caliban.platform.kubernetes.backend import KubernetesBackend
+from caliban.platform.kubernetes.place import NAME
+
+if TYPE_CHECKING:
+    from caliban.commands.cluster.job_wishes import Wishes
+    from caliban.commands.image_publication import JobImage
+    from caliban.docker.cluster_images import Cluster
+    from caliban.platform.kubernetes.options import Options
+    from caliban.remote.backends import Backends
+
+# What a cluster is asked about before there is an image, and a group.
+_TRIAL = "trial"
+
+
+class JobSubmission:
+    """What a command line asks for, done step by step."""
+
+    def __init__(self, wishes: Wishes, backends: Backends) -> None:
+        """Asks nobody yet.
+
+        Args:
+          wishes: what is asked for, with the cluster.
+          backends: by which that is reached.
+        """
+        backend = backends.of(NAME)
+        assert isinstance(backend, KubernetesBackend)
+        self._wishes = wishes
+        self._backends = backends
+        self._backend: KubernetesBackend = backend
+
+    def run(self) -> int:
+        """Sees to the image, and submits or exports the jobs; returns the exit code.
+
+        Raises:
+          UsageError: the cluster has nothing of what the jobs ask for.
+          PlatformError: the cluster refuses such jobs, or can't be reached.
+          CalibanError: the image can't be built, or brought to where the cluster finds it.
+        """
+        options = self._options()
+        self._try(options)
+        image = self._image()
+        if self._wishes.export:
+            return self._export(self._wishes.export, options, image)
+        return self._submit(options, image)
+
+    def _options(self) -> Options:
+        """How the jobs are run, now that the cluster can be asked what it is, and has."""
+        wishes, target = self._wishes, self._wishes.target
+        server = self._backend.server(target)
+        is_gke = server.gke or wishes.is_gke
+        resources = wishes.resources(is_gke)
+        options = wishes.options(resources, is_gke)
+        options = replace(options, failure_policy=server.failure_policy)
+        if is_gke or not resources.gpus:
+            return options
+        if not wishes.args.force:
+            job_options.check_gpus(resources.gpus, self._cluster)
+        if resources.gpu is None:
+            return options
+        return replace(options, gpu_products=self._backend.gpu_products(target, resources.gpu.type))
+
+    @functools.cached_property
+    def _cluster(self) -> Cluster:
+        return image_publication.cluster(self._backend, self._wishes.target)
+
+    def _try(self, options: Options) -> None:
+        """Asks the cluster whether it would take the first job, before its image is built."""
+        plan = self._wishes.choice.plan
+        image = image_publication.expected(self._wishes.publication, plan)
+        request = next(self._wishes.requests(options, image, _TRIAL), None)
+        if request is not None:
+            self._backend.check(self._backend.plan(request))
+
+    def _image(self) -> JobImage:
+        """The image, where the cluster finds it."""
+        wishes, engine = self._wishes, Engine()
+        images = image_choice.images(wishes.args, wishes.choice, engine, launch.open_history)
+        is_of_google = wishes.place is not None and wishes.place.gke is not None
+        return image_publication.provide(
+            wishes.publication,
+            images,
+            wishes.choice.plan,
+            session=self._backends.session,
+            cluster=None if is_of_google else lambda: self._cluster,
+        )
+
+    def _export(self, file: Path, options: Options, image: JobImage) -> int:
+        """Writes the jobs into files, whose names are the result."""
+        group = self._wishes.args.xgroup or _TRIAL
+        bodies = [
+            manifest_files.to_export(self._backend.plan(request).payload["body"], manifest.MARKS)
+            for request in self._wishes.requests(options, image, group)
+        ]
+        for each in manifest_files.export(file, bodies):
+            terminal.result(str(each))
+        jobs = launch.count_of_jobs(len(bodies))
+        terminal.note(
+            f"{jobs} written; nothing was submitted or recorded. 'caliban cluster job submit_file' "
+            "submits them, and so does 'kubectl create -f'."
+        )
+        return 0
+
+    def _submit(self, options: Options, image: JobImage) -> int:
+        args, user = self._wishes.args, flags.user_name()
+        with launch.open_history() as store:
+            group = launch.new_group(store, user, args.xgroup)
+            wanted = launch.Launch(
+                user=user,
+                group=group,
+                container_spec=image.plan.to_json(),
+                requests=list(self._wishes.requests(options, image, group)),
+                rerun=args.rerun or not args.xgroup,
+            )
+            return sending.send(store, self._backends, NAME, wanted)

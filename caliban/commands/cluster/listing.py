@@ -1,0 +1,229 @@
+"""The jobs and pods of a namespace as tables for people, and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caliban import flags, terminal
+from caliban.commands.cluster import place_choice
+from caliban.model.job import Outcome, Status, duration
+from caliban.model.labels import UID
+from caliban.platform.kubernetes import labels, manifest, outcome, waiting
+
+if TYPE_CHECKING:
+    from caliban.platform.kubernetes.backend import KubernetesBackend
+
+# By which label each version of Kubernetes says whose pod it is.
+_JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
+
+_PHASES = {
+    "Pending": Status.SUBMITTED,
+    "Running": Status.RUNNING,
+    "Succeeded": Status.SUCCEEDED,
+    "Failed": Status.FAILED,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which ones are listed, and how: `Namespace.xgroup, json`, and those of place_choice."""
+    place_choice.add_arguments(parser)
+    parser.add_argument(
+        "--xgroup",
+        type=flags.group_name,
+        metavar="NAME",
+        help="Only those of this experiment group.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace of a cluster, of which all is listed, or what belongs to an experiment group.
+
+    Attributes:
+      target: the place as text.
+      name: its name.
+      selector: of labels; "" for everything.
+    """
+
+    target: str
+    name: str
+    selector: str
+    _backend: KubernetesBackend
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs, the newest last."""
+        return sorted(self._backend.jobs(self.target, self.selector), key=_age)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The pods, the newest last."""
+        return sorted(self._backend.pods(self.target, self.selector), key=_age)
+
+
+def _age(thing: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = thing["metadata"]
+    return str(metadata.get("creationTimestamp")), str(metadata["name"])
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator[Namespace]:
+    """The namespace that a command line means.
+
+    Raises:
+      UsageError: no cluster is meant, or there is none.
+      CalibanError: it can't be reached.
+    """
+    from caliban import config
+    from caliban.platform.kubernetes.backend import KubernetesBackend
+    from caliban.platform.kubernetes.place import NAME
+
+    settings = config.load(Path.cwd())
+    place = place_choice.choose(args, settings, os.environ)
+    selector = labels.of_group(args.xgroup) if args.xgroup else ""
+    with place_choice.backends(args, settings) as backends:
+        backend = backends.of(NAME)
+        assert isinstance(backend, KubernetesBackend)
+        yield Namespace(place.target, place.namespace, selector, backend)
+
+
+def jobs(
+    found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What there is to say of jobs, as JSON.
+
+    Args:
+      found: Jobs as the cluster has them.
+      pods: theirs, and perhaps others.
+    """
+    of_job: dict[str, list[Mapping[str, Any]]] = {}
+    for pod in pods:
+        of_job.setdefault(_job_of(pod), []).append(pod)
+    rows = []
+    for job in found:
+        metadata = job["metadata"]
+        known = outcome.outcome(job, of_job.get(metadata["name"], ()))
+        containers = job["spec"]["template"]["spec"]["containers"]
+        rows.append(
+            {
+                "name": metadata["name"],
+                "uid": _label(job, UID),
+                "xgroup": manifest.group_of(job),
+                **_as_json(known),
+                "image": containers[0].get("image", ""),
+                "args": containers[0].get("args") or [],
+                "created": metadata.get("creationTimestamp", ""),
+            }
+        )
+    return rows
+
+
+def pods(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What there is to say of pods, as JSON.
+
+    Args:
+      found: Pods as the cluster has them.
+    """
+    return [
+        {
+            "name": pod["metadata"]["name"],
+            "job": _job_of(pod),
+            "xgroup": manifest.group_of(pod),
+            **_as_json(_of_pod(pod)),
+            "node": pod["spec"].get("nodeName", ""),
+            "created": pod["metadata"].get("creationTimestamp", ""),
+        }
+        for pod in found
+    ]
+
+
+def _of_pod(pod: Mapping[str, Any]) -> Outcome:
+    status = pod.get("status") or {}
+    states = [each.get("state") or {} for each in status.get("containerStatuses") or ()]
+    state = states[0] if states else {}
+    ended = state.get("terminated") or {}
+    running = state.get("running") or {}
+    where = _PHASES.get(status.get("phase", ""), Status.UNKNOWN)
+    reason = waiting.of_pod(pod)
+    if where is Status.FAILED:
+        reason = status.get("reason") or ended.get("reason") or ""
+    started = ended.get("startedAt") or running.get("startedAt")
+    code = ended.get("exitCode")
+    return Outcome(where, code, reason, _time(started), _time(ended.get("finishedAt")))
+
+
+def _as_json(known: Outcome) -> dict[str, Any]:
+    return {
+        "status": known.status.value,
+        "exit_code": known.exit_code,
+        "reason": known.reason,
+        "started": known.started and known.started.isoformat(),
+        "finished": known.finished and known.finished.isoformat(),
+    }
+
+
+def _label(thing: Mapping[str, Any], key: str) -> str:
+    return str((thing["metadata"].get("labels") or {}).get(key, ""))
+
+
+def _job_of(pod: Mapping[str, Any]) -> str:
+    return next(filter(None, (_label(pod, key) for key in _JOB_NAMES)), "")
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    return datetime.datetime.fromisoformat(text) if text else None
+
+
+def show(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], what: str, is_json: bool
+) -> None:
+    """Prints rows.
+
+    Args:
+      rows: see `jobs` and `pods`.
+      columns: the keys that people see, besides how it went.
+      what: there is none of, if there are no rows.
+      is_json: whether programs read it.
+    """
+    if is_json:
+        terminal.result_json(rows)
+        return
+    if not rows:
+        terminal.note(f"no {what}")
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    name, *others = columns
+    head = [name.upper(), "STATUS", "CREATED", "TIME", *(each.upper() for each in others), "REASON"]
+    table = [
+        [
+            row[name],
+            row["status"],
+            _local(row["created"]),
+            _span(row, now),
+            *(str(row[each]) for each in others),
+            row["reason"],
+        ]
+        for row in rows
+    ]
+    for line in terminal.columns([head, *table]):
+        terminal.result(line)
+
+
+def _local(text: str) -> str:
+    """A time in the zone of the user."""
+    found = _time(text)
+    return found.astimezone().strftime("%Y-%m-%d %H:%M:%S") if found else ""
+
+
+def _span(row: Mapping[str, Any], now: datetime.datetime) -> str:
+    """How long something took, or has run so far; "" if it has not begun."""
+    started, finished = _time(row["started"]), _time(row["finished"])
+    if started is None:
+        return ""
+    return duration((finished or now) - started)

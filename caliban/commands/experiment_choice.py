@@ -1,0 +1,50 @@
+"""From the command line to the experiments: one for each job."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from caliban.model import experiment
+from caliban.model.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The experiments of a command line; they are made anew each time that they are asked for.
+
+    Attributes:
+      args: what each job gets after its own name.
+      config: the experiment file, checked.
+    """
+
+    args: tuple[str, ...]
+    config: object
+
+    def __iter__(self) -> Iterator[Experiment]:
+        return (Experiment(self.args, params) for params in experiment.expand(self.config))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return experiment.count(self.config)
+
+
+def choose(args: argparse.Namespace) -> Experiments:
+    """Reads --experiment_config; without one, there is one experiment without flags of its own.
+
+    Args:
+      args: the command line, see flags.add_sweep_arguments.
+
+    Raises:
+      UsageError: the file cannot be read, or is no experiment file.
+    """
+    source = args.experiment_config
+    if source is None:
+        return Experiments(args.script_args, {})
+    from caliban import document
+
+    config = document.read(source)
+    experiment.validate(config, source)
+    return Experiments(args.script_args, config)

@@ -1,0 +1,311 @@
+"""The image of jobs that run elsewhere: built, and brought to where they find it.
+
+Where that is, the first of these decides: an image that the user names (--image_tag), a registry
+that they name (--image_registry), a cluster on this machine, which needs no registry, the registry
+of .calibanconfig.json, and for jobs on Google Cloud the project's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caliban import terminal
+from caliban.config import Config
+from caliban.errors import RefusedError, UsageError
+from caliban.model import image_name
+from caliban.model.image import ImagePlan
+from caliban.model.image_name import ImageName
+
+if TYPE_CHECKING:
+    from caliban.docker.cluster_images import Cluster, Local
+    from caliban.docker.engine import Engine
+    from caliban.images import Images
+    from caliban.platform.artifact_registry import Repository
+    from caliban.platform.kubernetes.backend import KubernetesBackend
+    from caliban.platform.rest import Session
+
+# The repository of Artifact Registry that images are in, unless the user names another one.
+REPOSITORY = "caliban"
+
+# What images of caliban's are called, behind what a registry's names begin with.
+_NAME = "caliban"
+
+_NOT_BUILT = f"{_NAME}:not-built-yet"
+
+# What jobs on Vertex AI can run, and on most clusters; and how engines call the processors.
+_USUAL_PLATFORM = "linux/amd64"
+_PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where the image of jobs elsewhere comes from.
+
+    Attributes:
+      given: an image that is used as it is; "" for one that is built.
+      registry: what the name of the image begins with; "" if no registry is known.
+      is_explicit: whether the user has named the registry for these jobs: they pull from it then,
+        even if they could do without.
+    """
+
+    given: str = ""
+    registry: str = ""
+    is_explicit: bool = False
+
+
+@dataclass(frozen=True)
+class JobImage:
+    """The image of jobs elsewhere.
+
+    Attributes:
+      reference: what their platform is told.
+      pull_policy: of Kubernetes: "IfNotPresent", or "Never" for an image that the cluster has.
+      plan: what it holds, with its lock.
+      is_given: whether the user has named it, so that it doesn't start the module by itself.
+    """
+
+    reference: str
+    pull_policy: str
+    plan: ImagePlan
+    is_given: bool = False
+
+
+def understand(
+    image_tag: str | None,
+    image_registry: str | None,
+    settings: Config,
+    default: Repository | None = None,
+) -> Publication:
+    """Reads what the user says of the image of jobs elsewhere.
+
+    Args:
+      image_tag: the flag of that name.
+      image_registry: the flag of that name.
+      settings: the project's.
+      default: where images go if nobody says anything; None for nowhere.
+
+    Raises:
+      UsageError: that is no name of an image, or of a registry.
+    """
+    if image_tag:
+        if image_registry:
+            raise UsageError(
+                "--image_tag and --image_registry don't go together",
+                "With --image_tag, nothing is pushed.",
+            )
+        return Publication(given=str(ImageName.parse(image_tag.strip())))
+    if image_registry:
+        return Publication(registry=image_name.registry(image_registry), is_explicit=True)
+    return Publication(registry=settings.image_registry or (default.prefix if default else ""))
+
+
+def again(image: str, settings: Config) -> Publication:
+    """How the image of a recorded job is brought to where the job runs once it is built anew.
+
+    Args:
+      image: its name as it was recorded.
+      settings: the project's.
+
+    Raises:
+      UsageError: it is not the name of an image.
+    """
+    name = ImageName.parse(image)
+    registry, slash, last = name.repository.rpartition("/")
+    if last != _NAME:
+        return Publication(given=image)
+    return Publication(registry=registry or settings.image_registry or "", is_explicit=bool(slash))
+
+
+def cluster(backend: KubernetesBackend, target: str) -> Cluster:
+    """What is known of a cluster.
+
+    Args:
+      backend: which asks it.
+      target: where in the cluster jobs are to run, see kubernetes.place.
+
+    Raises:
+      CalibanError: it can't be reached.
+    """
+    from caliban.docker.cluster_images import Cluster
+    from caliban.platform.kubernetes.place import Place
+
+    place = Place.parse(target)
+    try:
+        nodes = backend.items(target, "/api/v1/nodes")
+    except RefusedError:
+        nodes = []  # not everybody may see them
+    return Cluster("" if place.gke else place.cluster, nodes)
+
+
+def planned(publication: Publication, plan: ImagePlan) -> JobImage:
+    """The image of jobs that are only shown: nobody is asked, and nothing is built or pushed.
+
+    Args:
+      publication: where it comes from.
+      plan: what it holds.
+    """
+    image = expected(publication, plan)
+    if not image.is_given and publication.registry:
+        name = f"{publication.registry}/{_NAME}"
+        terminal.note(f"The image would be built, and pushed to {name}.")
+    elif not image.is_given:
+        terminal.note("The image would be built, and loaded into the cluster if it is a local one.")
+    return image
+
+
+def expected(publication: Publication, plan: ImagePlan) -> JobImage:
+    """An image before it is there: its name is one that it may have.
+
+    Args:
+      publication: where it comes from.
+      plan: what it holds.
+    """
+    if publication.given:
+        return JobImage(publication.given, "IfNotPresent", plan, is_given=True)
+    prefix = f"{publication.registry}/" if publication.registry else ""
+    return JobImage(f"{prefix}{_NOT_BUILT}", "IfNotPresent", plan)
+
+
+def provide(
+    publication: Publication,
+    images: Images,
+    plan: ImagePlan,
+    session: Callable[[], Session] | None = None,
+    cluster: Callable[[], Cluster] | None = None,
+) -> JobImage:
+    """Builds the image of jobs elsewhere, as far as need be, and brings it there.
+
+    Args:
+      publication: where it comes from.
+      images: how it is built.
+      plan: what it holds.
+      session: asks Google, if the registry is Google's; None for nobody to ask.
+      cluster: what is known of the cluster that the jobs run in; None for Google's machines.
+
+    Raises:
+      UsageError: no registry is known, or it doesn't have the image that the user has named, or the
+        jobs' machines can't run what is built here.
+      BuildError: it can't be built.
+      PushError: it can't be pushed.
+      CalibanError: the cluster, Google or the engine does not do its part.
+    """
+    local = None
+    platforms = {_USUAL_PLATFORM} if cluster is None else set()
+    if cluster is not None and not publication.is_explicit and _may_be_here(publication):
+        from caliban.docker import cluster_images
+
+        known = cluster()
+        local, platforms = cluster_images.recognise(known, images.engine), known.platforms
+    if publication.given:
+        return _given(ImageName.parse(publication.given), images.engine, plan, local)
+    if not local and not publication.registry:
+        raise UsageError(
+            "no registry is known that the cluster could pull the image from",
+            'Name one: --image_registry registry.example.com/team, or "image_registry" in '
+            ".calibanconfig.json. A cluster of kind, minikube, k3d or Docker Desktop on this "
+            "machine needs none.",
+        )
+    engine = images.engine
+    if not local:
+        _check_platform(_platform(engine), platforms)
+    plan, image = images.ensure(plan)
+    name = engine.image_name(image)
+    if local:
+        return _loaded(name, engine, plan, local)
+    _check_platform(engine.platform(image), platforms)
+    from caliban.docker import push
+
+    target = ImageName.parse(f"{publication.registry}/{name}")
+    reference = push.ensure(engine, image, target, lambda: _prepare(publication.registry, session))
+    return JobImage(reference, "IfNotPresent", plan)
+
+
+def _may_be_here(publication: Publication) -> bool:
+    """Whether an image that the user has named may be one of the engine's, for a local cluster."""
+    return "/" not in publication.given and "@" not in publication.given
+
+
+def _given(name: ImageName, engine: Engine, plan: ImagePlan, local: Local | None) -> JobImage:
+    """An image that the user has named, by what names it for good if that can be found out."""
+    from caliban.docker import registry
+
+    if local and engine.image(str(name)) is not None:
+        return _loaded(str(name), engine, plan, local, is_given=True)
+    reference = str(name)
+    try:
+        found = registry.find(name)
+    except registry.RegistryError as error:
+        terminal.warn(f"it can't be told whether there is {name}: {error.message}")
+    else:
+        if found is None:
+            raise UsageError(
+                f"--image_tag: the registry {name.host} has no image {name}",
+                "Look for a mistake in its name and tag.",
+            )
+        reference = f"{name.repository}@{found.digest}"
+    return JobImage(reference, "IfNotPresent", plan, is_given=True)
+
+
+def _loaded(
+    name: str, engine: Engine, plan: ImagePlan, local: Local, is_given: bool = False
+) -> JobImage:
+    from caliban.docker import cluster_images
+
+    cluster_images.load(local, engine, name)
+    terminal.note(f"The jobs run in {local}, which has the image {name}.")
+    return JobImage(name, "Never", plan, is_given)
+
+
+def _prepare(prefix: str, session: Callable[[], Session] | None) -> None:
+    """Makes the repository of Artifact Registry that an image is about to be pushed to."""
+    from caliban.platform import artifact_registry
+
+    repository = artifact_registry.Repository.parse(prefix)
+    if repository is None or session is None:
+        return
+    try:
+        if artifact_registry.ensure(session(), repository, os.environ):
+            terminal.note(f"Made the repository {repository.prefix} in Artifact Registry.")
+    except RefusedError as error:
+        if error.status != 403:
+            raise
+        # Who may push need not be somebody who may look, or make one.
+        terminal.warn(f"it can't be told whether {repository.prefix} is there: {error.message}")
+
+
+def _platform(engine: Engine) -> str:
+    """What an engine builds for, unless an image to build on is for something else."""
+    if named := os.environ.get("DOCKER_DEFAULT_PLATFORM"):
+        return named
+    info = engine.info()
+    machine = str(info.get("Architecture"))
+    return f"{info.get('OSType', 'linux')}/{_PROCESSORS.get(machine, machine)}"
+
+
+def _check_platform(found: str, wanted: Collection[str]) -> None:
+    """Sees to it that an image is one that the jobs' machines can run.
+
+    Args:
+      found: the platform that it is for: "linux/arm64/v8".
+      wanted: the platforms of the machines; empty if nobody knows.
+
+    Raises:
+      UsageError: they can't run it.
+    """
+    platform = "/".join(found.split("/")[:2])
+    if platform in (wanted or (_USUAL_PLATFORM,)):
+        return
+    machines = " or ".join(sorted(wanted)) or f"mostly {_USUAL_PLATFORM}"
+    message = f"this engine builds for {platform}, and the jobs' machines are {machines}"
+    if not wanted:
+        terminal.warn(f"{message}: on those, they fail with 'exec format error'")
+        return
+    raise UsageError(
+        message,
+        "Build with the engine of another machine ('docker context use NAME', or DOCKER_HOST). "
+        "Docker's own variable DOCKER_DEFAULT_PLATFORM makes it build by emulation, on a base "
+        "image of that platform.",
+    )

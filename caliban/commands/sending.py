@@ -1,0 +1,217 @@
+"""Sends jobs to a platform elsewhere, and says what became of that."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from caliban import flags, launch, terminal
+from caliban.errors import INTERRUPTED, CalibanError
+from caliban.model.experiment_text import quoted
+from caliban.model.job import Handle, Job, Status, duration
+from caliban.platform.base import RemoteBackend
+from caliban.remote.backends import Backends, is_remote, resume_command
+
+if TYPE_CHECKING:
+    from caliban.dispatch import Pending
+    from caliban.history.store import HistoryStore
+    from caliban.launch import Launch
+    from caliban.remote.submit import Sent, Unsent
+
+# How many refused jobs a summary names.
+_NAMED = 20
+
+# From how many seconds on it is said how long sending takes.
+_LONG = 5.0
+
+# Of more jobs than these, each has one line: the pages and logs of hundreds are read by nobody.
+_DETAILED = 20
+
+
+def send(store: HistoryStore, backends: Backends, platform: str, wanted: Launch) -> int:
+    """Records and sends the jobs of a launch, but for those that their group has already.
+
+    Args:
+      store: the history.
+      backends: of all platforms.
+      platform: where the jobs are sent.
+      wanted: the jobs.
+
+    Returns:
+      The exit code: 0 if all that were to be sent have been accepted.
+    """
+    from caliban import dispatch
+
+    _bring_up_to_date(store, backends, wanted.user, wanted.group)
+    pending = dispatch.record(backends.of(platform), store, wanted)
+    return see_off(store, backends, platform, wanted.group, pending)
+
+
+def resume(platform: str, group: str, backends: Backends) -> int:
+    """Goes on with a group: sends what was not sent, and what has not succeeded once more.
+
+    Args:
+      platform: where the jobs are sent.
+      group: name of the experiment group.
+      backends: of all platforms.
+
+    Returns:
+      The exit code, see `send`.
+    """
+    from caliban import dispatch
+    from caliban.commands import relaunch
+
+    user = flags.user_name()
+    with launch.open_history() as store:
+        _bring_up_to_date(store, backends, user, group)
+        jobs = launch.left(store, user, group)
+        if not jobs:
+            terminal.note(f"Experiment group {group}: every experiment has succeeded.")
+            return 0
+        jobs = relaunch.of_platform(jobs, platform)
+        pending = dispatch.again(backends.of(platform), store, jobs)
+        return see_off(store, backends, platform, group, pending)
+
+
+def _bring_up_to_date(store: HistoryStore, backends: Backends, user: str, group: str) -> None:
+    from caliban import settle
+    from caliban.commands import job_choice
+
+    jobs = [job for job in settle.unsettled(store, user, group) if is_remote(job)]
+    settle.refresh(store, jobs, job_choice.connect, lambda: backends)
+
+
+def see_off(
+    store: HistoryStore, backends: Backends, platform: str, group: str, pending: Pending
+) -> int:
+    """Sends recorded jobs, sums up, and returns the exit code, see `send`.
+
+    ^C ends it after what is being sent; a second one doesn't wait for that.
+
+    Args:
+      store: the history.
+      backends: of all platforms.
+      platform: where the jobs are sent.
+      group: name of the experiment group.
+      pending: its jobs.
+    """
+    from caliban.interrupt import Interruption
+    from caliban.remote.submit import Submitter
+
+    backend = backends.of(platform)
+    _announce(backend, group, pending)
+    if not pending.jobs:
+        return 0
+    with (
+        contextlib.closing(_Display(backend, len(pending.jobs))) as display,
+        Interruption() as interruption,
+    ):
+        sent = Submitter(backend, store, display, interruption, backends.waits).run(pending.jobs)
+    return _sum_up(platform, group, pending.jobs, sent)
+
+
+def _announce(backend: RemoteBackend, group: str, pending: Pending) -> None:
+    """Says how many jobs there are, how long it takes, and which experiments need none."""
+    kinds = Counter(_why_superfluous(job) for job in pending.superfluous)
+    for why, number in kinds.items():
+        what = "1 experiment" if number == 1 else f"{number} experiments"
+        terminal.note(f"Skipped: {what} {why}")
+    if left := sum(not job.is_new for job in pending.jobs):
+        terminal.note(f"Going on with {launch.count_of_jobs(left)} not known to have been sent")
+    if not pending.jobs:
+        terminal.note(f"Experiment group {group}: nothing to submit")
+        return
+    counts = Counter(job.submission.target for job in pending.jobs)
+    for target, number in counts.items():
+        text = f"Experiment group {group}: {launch.count_of_jobs(number)} for {target}"
+        seconds = backend.seconds(target, number)
+        if seconds > _LONG:
+            each = (backend.seconds(target, 2 * number) - seconds) / number
+            span = datetime.timedelta(seconds=seconds)
+            text += f", at {60 / each:.0f} a minute: {duration(span)}"
+        terminal.note(text)
+
+
+def _why_superfluous(job: Job) -> str:
+    if job.outcome.status is Status.SUCCEEDED:
+        return "succeeded before with this image (--rerun)"
+    if is_remote(job) and job.handle is None:
+        return "being submitted by another caliban"
+    return "submitted before, and not ended yet"
+
+
+class _Display:
+    """Shows jobs as they are accepted: each on stdout, and on a terminal a bar below them."""
+
+    def __init__(self, backend: RemoteBackend, total: int) -> None:
+        self._backend = backend
+        self._shown = None if total <= _DETAILED else 1
+        self._output = terminal.Output(total)
+
+    def accepted(self, job: Unsent, handle: Handle) -> None:
+        lines = itertools.islice(_lines(job, handle, self._backend), self._shown)
+        text = "".join(f"{line}\n" for line in lines)
+        self._output.write(sys.stdout, text.encode(errors="replace"))
+        self._output.advance()
+
+    def refused(self, job: Unsent, error: CalibanError) -> None:
+        self._output.note(f"job {job.id} refused: {error.message}", "red")
+        self._output.advance()
+
+    def stopped(self, job: Unsent) -> None:
+        self._output.note(f"job {job.id} stopped meanwhile", "yellow")
+        self._output.advance()
+
+    def note(self, text: str, colour: str = "") -> None:
+        self._output.note(text, colour)
+
+    def idle(self) -> None:
+        self._output.idle()
+
+    def close(self) -> None:
+        self._output.close()
+
+
+def _lines(job: Unsent, handle: Handle, backend: RemoteBackend) -> Iterator[str]:
+    """What is printed of a job that the platform has accepted."""
+    links = backend.links(handle)
+    arguments = terminal.paint(quoted(job.experiment), "bold")
+    yield f"job {job.id} {terminal.paint(handle.id, 'cyan')} {arguments}".rstrip()
+    if links.console:
+        yield f"    page: {terminal.link(links.console)}"
+    yield f"    log: {terminal.paint(links.logs, 'dim')}"
+
+
+def _sum_up(platform: str, group: str, jobs: Sequence[Unsent], sent: Sent) -> int:
+    """Says what became of the jobs, and how to go on; returns the exit code."""
+    unsent = [job for job in jobs if not sent.has(job)]
+    accepted = len([uid for uid in sent.handles if uid not in sent.stopped])
+    text = f"{launch.count_of_jobs(len(jobs))}: {accepted} submitted"
+    for number, what in (
+        (len(sent.refused), "refused"),
+        (len(sent.stopped), "stopped meanwhile"),
+        (len(unsent), "not submitted"),
+    ):
+        text += f", {number} {what}" if number else ""
+    terminal.note(text, "bold" if accepted == len(jobs) else "red")
+    for message, number in Counter(error.message for error in sent.refused.values()).items():
+        terminal.note(f"  {launch.count_of_jobs(number)}: {message}")
+    for hint in {error.hint: None for error in sent.refused.values() if error.hint}:
+        terminal.note(f"  {hint}")
+    if sent.problem is not None:
+        terminal.note(f"{terminal.paint('error:', 'red', sys.stderr)} {sent.problem.message}")
+        if sent.problem.hint:
+            terminal.note(sent.problem.hint)
+    if unsent:
+        terminal.note(f"'{resume_command(platform, group)}' goes on with what was not submitted.")
+    if accepted:
+        terminal.note(f"'caliban status --xgroup {shlex.quote(group)}' shows what becomes of them.")
+    if sent.is_interrupted:
+        return INTERRUPTED
+    return int(accepted < len(jobs))

@@ -1,0 +1,366 @@
+"""Jobs on Kubernetes, each a Job of batch/v1."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from caliban.errors import CalibanError, RefusedError, UsageError
+from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
+from caliban.model.labels import UID
+from caliban.platform.base import Links, RemoteBackend
+from caliban.platform.kubernetes import hardware, labels, manifest, outcome
+from caliban.platform.kubernetes.place import NAME, Place
+from caliban.platform.quota import Clock
+
+if TYPE_CHECKING:
+    from caliban.platform.kubernetes.connection import Connection
+
+# Seconds after which a cluster that doesn't answer is left out.
+_PATIENCE = 20.0
+
+# How many jobs are asked for by their uids; more are found among all that there are.
+_FEW = 100
+
+# Seconds that a job without a pod is left alone: it takes the cluster a moment to make one.
+_POD_COMES = datetime.timedelta(seconds=30)
+
+# Lists of objects without anything but their names and labels.
+_NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+
+# Since when clusters know podFailurePolicy without being told to.
+_FAILURE_POLICY = (1, 26)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a cluster is.
+
+    Attributes:
+      version: of Kubernetes: (1, 33).
+      gke: whether it is one of GKE.
+    """
+
+    version: tuple[int, int]
+    gke: bool
+
+    @property
+    def failure_policy(self) -> bool:
+        """Whether it knows podFailurePolicy."""
+        return self.version >= _FAILURE_POLICY
+
+
+class KubernetesBackend(RemoteBackend):
+    """The Backend of Kubernetes. A target is a Place, an id the name of a Job."""
+
+    GONE: ClassVar[str] = "its Job was deleted"
+    KEEPS_LOGS: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        cloud_key: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+          environment: variables, by which Google's credentials are found.
+          cloud_key: a key of Google's, see google.access.
+          clock: to wait by.
+        """
+        self._environment = environment
+        self._cloud_key = cloud_key
+        self._clock = clock or Clock()
+        self._connections: dict[str, Connection] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    def plan(self, request: JobRequest) -> Submission:
+        """See manifest.plan."""
+        return manifest.plan(request)
+
+    def seconds(self, target: str, count: int) -> float:
+        """No time: a cluster says it itself when it is too much."""
+        return 0.0
+
+    def server(self, target: str) -> Server:
+        """What a cluster is.
+
+        Raises:
+          CalibanError: it can't be asked.
+        """
+        found = self.get(target, "/version")
+        digits = [
+            int("".join(filter(str.isdigit, str(found.get(key, "")))) or 0)
+            for key in ("major", "minor")
+        ]
+        is_gke = "-gke." in str(found.get("gitVersion", "")) or bool(Place.parse(target).gke)
+        return Server((digits[0], digits[1]), is_gke)
+
+    def gpu_products(self, target: str, kind: str) -> tuple[str, ...]:
+        """The products of a cluster's nodes that are GPUs of a type, see hardware.matching.
+
+        Args:
+          target: the place.
+          kind: the type, as users write it: "V100".
+
+        Returns:
+          Nothing if that can't be told: no node has such a label, or the user may not see nodes.
+
+        Raises:
+          UsageError: nodes have such labels, and none is of this type.
+          CalibanError: the cluster can't be asked.
+        """
+        try:
+            nodes = self.items(target, "/api/v1/nodes", {"labelSelector": hardware.PRODUCT})
+        except RefusedError as error:
+            if error.status != 403:
+                raise
+            return ()
+        products = {each["metadata"]["labels"][hardware.PRODUCT] for each in nodes}
+        found = hardware.matching(kind, products)
+        if products and not found:
+            raise UsageError(
+                f"the cluster {Place.parse(target).cluster} has no GPUs of type {kind}",
+                f"Its nodes have: {', '.join(sorted(products))}.",
+            )
+        return found
+
+    def check(self, submission: Submission) -> None:
+        """Has the cluster go through all that it does to make a job, but for making it.
+
+        Raises:
+          RefusedError: it would not be made; the message says why.
+          CalibanError: the cluster can't be asked.
+        """
+        connection, path = self._jobs(submission.target)
+        connection.create(path, submission.payload["body"], {"dryRun": "All"})
+
+    def submit(self, submission: Submission, is_new: bool = False) -> Handle:
+        """Makes a Job. A cluster takes a name once, so it is one Job, however often it is called.
+
+        Args:
+          submission: what `plan` returned.
+          is_new: makes no difference.
+
+        Raises:
+          RefusedError: there is no such Job now.
+          UnknownOutcomeError: nobody knows. Submitting again finds out.
+          CalibanError: the cluster can't be reached.
+        """
+        body = submission.payload["body"]
+        name = body["metadata"]["name"]
+        connection, path = self._jobs(submission.target)
+        try:
+            connection.create(path, body)
+        except RefusedError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            there = connection.get(f"{path}/{name}")["metadata"].get("labels", {})
+            if there.get(UID) != body["metadata"]["labels"][UID]:
+                raise
+        return Handle(NAME, submission.target, name)
+
+    def find(self, target: str, group: str) -> dict[str, Handle]:
+        """The jobs of a group that there are, by uid: to go on with one that was interrupted.
+
+        Raises:
+          CalibanError: the cluster can't be asked.
+        """
+        connection, path = self._jobs(target)
+        found = connection.items(path, {"labelSelector": labels.of_group(group)}, _NAMES_ONLY)
+        return {
+            job["metadata"]["labels"][UID]: Handle(NAME, target, job["metadata"]["name"])
+            for job in found
+            if UID in job["metadata"]["labels"]
+        }
+
+    def status(self, handles: Sequence[Handle]) -> dict[Handle, Outcome]:
+        """Asks each cluster for its jobs, all at the same time, in two lists each.
+
+        The jobs of a cluster that can't be asked just now are UNKNOWN; the reason says why.
+        """
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for handle in handles:
+            wanted[handle.target].append(handle.id)
+        found: dict[str, dict[str, Outcome]] = {}
+        problems: dict[str, str] = {}
+
+        def ask(target: str) -> None:
+            try:
+                found[target] = self._outcomes(target, wanted[target])
+            except CalibanError as error:
+                problems[target] = error.message
+
+        # Daemons: a cluster that never answers must not keep the program from ending.
+        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in wanted]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + _PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        outcomes: dict[Handle, Outcome] = {}
+        for handle in handles:
+            if handle.target not in found:
+                reason = problems.get(handle.target, f"{handle.target} doesn't answer")
+                outcomes[handle] = Outcome(Status.UNKNOWN, reason=reason)
+            elif handle.id in found[handle.target]:
+                outcomes[handle] = found[handle.target][handle.id]
+        return outcomes
+
+    def stop(self, handle: Handle) -> None:
+        """Deletes a Job, whose process gets SIGTERM, and SIGKILL later; one that is gone, is gone.
+
+        Raises:
+          CalibanError: the cluster can't be asked, or the user may not.
+        """
+        connection, path = self._jobs(handle.target)
+        try:
+            connection.delete(f"{path}/{handle.id}", {"propagationPolicy": "Background"})
+        except RefusedError as error:
+            if error.status != 404 or error.reason != "NotFound":
+                raise
+
+    def logs(
+        self, handle: Handle, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """What a job has printed in its last try, line by line; see logs.Log.
+
+        Raises:
+          RefusedError: the log is gone, or the user may not read it.
+          CalibanError: the cluster can't be asked.
+        """
+        from caliban.platform.kubernetes.logs import Log
+
+        place = Place.parse(handle.target)
+        log = Log(self._connection(handle.target), place.namespace, handle.id, self._clock)
+        yield from log.follow(tail) if follow else log.read(tail)
+
+    def links(self, handle: Handle) -> Links:
+        """The page of a job on GKE, and the command of kubectl that shows its log."""
+        from caliban.platform.kubernetes.connection import kubectl
+
+        place = Place.parse(handle.target)
+        command = f"{kubectl(place)} --namespace {place.namespace} logs --follow job/{handle.id}"
+        page = ""
+        if place.on_google:
+            project, location, cluster = place.on_google
+            page = (
+                f"https://console.cloud.google.com/kubernetes/job/{location}/{cluster}/"
+                f"{place.namespace}/{handle.id}?project={project}"
+            )
+        return Links(page, command)
+
+    def get(
+        self, target: str, path: str, params: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Reads something of a cluster: "/api/v1/nodes/NAME".
+
+        Raises:
+          CalibanError: it can't be had.
+        """
+        return self._connection(target).get(path, params)
+
+    def items(
+        self, target: str, path: str, params: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Reads a list of a cluster, all pages of it.
+
+        Raises:
+          CalibanError: it can't be had.
+        """
+        return self._connection(target).items(path, params)
+
+    def jobs(self, target: str, selector: str = labels.OURS) -> list[dict[str, Any]]:
+        """The Jobs of a place that a selector selects.
+
+        Raises:
+          CalibanError: they can't be listed.
+        """
+        connection, path = self._jobs(target)
+        return connection.items(path, {"labelSelector": selector})
+
+    def pods(self, target: str, selector: str = labels.OURS) -> list[dict[str, Any]]:
+        """The pods of a place that a selector selects.
+
+        Raises:
+          CalibanError: they can't be listed.
+        """
+        return self.items(target, self._pods_path(target), {"labelSelector": selector})
+
+    def _outcomes(self, target: str, names: Sequence[str]) -> dict[str, Outcome]:
+        """What became of jobs of one place."""
+        selector = labels.OURS
+        if len(names) <= _FEW:
+            selector = labels.of_jobs([manifest.uid_of(name) for name in names])
+        wanted = set(names)
+        # The Jobs first: what is said of the pods of one that has ended doesn't change any more.
+        jobs = [job for job in self.jobs(target, selector) if job["metadata"]["name"] in wanted]
+        pods: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for pod in self.pods(target, selector):
+            pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
+        events = self._events(target, jobs, pods)
+        return {
+            (name := job["metadata"]["name"]): outcome.outcome(
+                job, pods[name], events.get(name, ())
+            )
+            for job in jobs
+        }
+
+    def _events(
+        self,
+        target: str,
+        jobs: Sequence[Mapping[str, Any]],
+        pods: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> dict[str, list[str]]:
+        """Why Jobs have no pod, as their events say; asked for only if there are such Jobs."""
+        before = datetime.datetime.now(datetime.UTC) - _POD_COMES
+        if not any(
+            outcome.waits_for_pod(job, pods.get(job["metadata"]["name"], ()))
+            and datetime.datetime.fromisoformat(job["metadata"]["creationTimestamp"]) < before
+            for job in jobs
+        ):
+            return {}
+        place = Place.parse(target)
+        query = {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
+        try:
+            listed = self.items(target, f"/api/v1/namespaces/{place.namespace}/events", query)
+        except RefusedError:
+            return {}  # without the right to see them, there is no reason to be shown
+        found: dict[str, list[str]] = defaultdict(list)
+        for event in sorted(listed, key=lambda each: each.get("lastTimestamp") or ""):
+            found[event["involvedObject"]["name"]].append(str(event.get("message", "")))
+        return found
+
+    def _connection(self, target: str) -> Connection:
+        """The connection to the cluster of a place.
+
+        Raises:
+          CalibanError: nobody knows how to reach it.
+        """
+        from caliban.platform.kubernetes.connection import Connection
+
+        with self._lock:
+            lock = self._locks[target]
+        with lock:
+            if target not in self._connections:
+                place = Place.parse(target)
+                self._connections[target] = Connection(
+                    place, self._environment, self._cloud_key, self._clock
+                )
+            return self._connections[target]
+
+    def _jobs(self, target: str) -> tuple[Connection, str]:
+        """The Jobs of a place: how to reach them, and where they are."""
+        namespace = Place.parse(target).namespace
+        return self._connection(target), f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+    @staticmethod
+    def _pods_path(target: str) -> str:
+        return f"/api/v1/namespaces/{Place.parse(target).namespace}/pods"

@@ -1,0 +1,212 @@
+"""What became of a job, by what Kubernetes says of its Job and its pods (pure)."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from caliban.model import exit_codes
+from caliban.model.job import Outcome, Status
+from caliban.platform.kubernetes import waiting
+from caliban.platform.kubernetes.manifest import QUEUE
+
+# Why a pod was ended from outside, by Kubernetes' names for it.
+_DISRUPTED = {
+    "PreemptionByScheduler": "a job that matters more took its place",
+    "PreemptionByKubeScheduler": "a job that matters more took its place",
+    "DeletionByTaintManager": "its node was taken away",
+    "EvictionByEvictionAPI": "its node was emptied",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "its node was shut down, or needed the room",
+}
+_POD_REASONS = {
+    "Evicted": "evicted by its node",
+    "NodeLost": "its node is gone",
+    "NodeShutdown": "its node was shut down",
+    "Shutdown": "its node was shut down",
+    "Terminated": "its node was shut down",
+    "Preempting": "a job that matters more took its place",
+}
+_TIME_LIMIT = "it ran longer than its time limit"
+
+_EXIT = re.compile(r"failed with exit code (\d+)")
+
+
+def outcome(
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[str] = ()
+) -> Outcome:
+    """What became of a job.
+
+    Args:
+      job: the Job.
+      pods: those of it that there are; the newest counts.
+      events: what the last ones say that tell why it has no pod.
+    """
+    pod = newest(pods)
+    condition = _condition(job, ("Complete", "Failed"))
+    if condition is None:
+        return _open(job, pods, events)
+    container = _container(pod)
+    ended = container.get("terminated") or {}
+    started = _time(ended.get("startedAt"))
+    if pod is None:  # so nobody knows better
+        started = _time(_status(job).get("startTime"))
+    finished = _time(ended.get("finishedAt")) or _time(_status(job).get("completionTime"))
+    finished = finished or _time(condition.get("lastTransitionTime"))
+    if condition["type"] == "Complete":
+        return Outcome(Status.SUCCEEDED, 0, "", started, finished)
+    code, reason = _failure(job, pod, ended, condition)
+    return Outcome(Status.FAILED, code, reason, started, finished)
+
+
+def newest(pods: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The pod of a job's last try; None if there is none."""
+
+    def key(pod: Mapping[str, Any]) -> tuple[bool, str, str]:
+        metadata = pod["metadata"]
+        is_leaving = bool(metadata.get("deletionTimestamp"))
+        return (not is_leaving, metadata.get("creationTimestamp", ""), metadata["name"])
+
+    return max(pods, key=key, default=None)
+
+
+def is_final(job: Mapping[str, Any]) -> bool:
+    """Whether a job has ended."""
+    return _condition(job, ("Complete", "Failed")) is not None
+
+
+def waits_for_pod(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a job ought to have a pod, and has none."""
+    is_suspended = _condition(job, ("Suspended",)) or job.get("spec", {}).get("suspend")
+    return not pods and not is_final(job) and not is_suspended
+
+
+def _open(
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[str]
+) -> Outcome:
+    """A job that has not ended."""
+    if job.get("spec", {}).get("suspend"):
+        queue = job["metadata"].get("labels", {}).get(QUEUE, "")
+        waits = f"waits in the queue '{queue}'" if queue else "it was suspended"
+        return Outcome(Status.SUBMITTED, reason=f"Suspended: {waits}")
+    pod = newest(pods)
+    if pod is None:
+        return Outcome(Status.SUBMITTED, reason=waiting.of_events(events))
+    found = of_pod(pod, job)
+    if found.status is Status.SUCCEEDED or _was_last(job, pods, found):
+        # The Job itself will say so in a moment.
+        return Outcome(Status.RUNNING, started=found.started)
+    if found.status is Status.FAILED:
+        return Outcome(Status.SUBMITTED, reason=f"is started again after: {found.reason}")
+    return found
+
+
+def _was_last(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], found: Outcome) -> bool:
+    """Whether a try that ended so was a job's last one."""
+    if found.status is not Status.FAILED:
+        return False
+    spec = job.get("spec", {})
+    rules = (spec.get("podFailurePolicy") or {}).get("rules") or ()
+    if found.exit_code and any("onExitCodes" in each for each in rules):
+        return True
+    failed = [pod for pod in pods if _status(pod).get("phase") == "Failed"]
+    return len(failed) > int(spec.get("backoffLimit", 0))
+
+
+def of_pod(pod: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> Outcome:
+    """What became of one pod, which is one try of a job.
+
+    Args:
+      pod: the pod.
+      job: its Job, if that is known.
+    """
+    container = _container(pod)
+    phase = _status(pod).get("phase")
+    ended = container.get("terminated") or {}
+    started, finished = _time(ended.get("startedAt")), _time(ended.get("finishedAt"))
+    if phase == "Failed" or ended.get("exitCode"):
+        code, reason = _failure(job or {}, pod, ended, {})
+        return Outcome(Status.FAILED, code, reason, started, finished)
+    if phase == "Succeeded":
+        return Outcome(Status.SUCCEEDED, 0, "", started, finished)
+    if running := container.get("running") or ended:
+        return Outcome(Status.RUNNING, started=_time(running.get("startedAt")))
+    return Outcome(Status.SUBMITTED, reason=waiting.of_pod(pod))
+
+
+def _failure(
+    job: Mapping[str, Any],
+    pod: Mapping[str, Any] | None,
+    ended: Mapping[str, Any],
+    condition: Mapping[str, Any],
+) -> tuple[int | None, str]:
+    """The exit code of a job that has failed, and why, in words."""
+    code = ended.get("exitCode")
+    status = _status(pod or {})
+    if "DeadlineExceeded" in (condition.get("reason"), status.get("reason")):
+        return code, _deadline(job)
+    disruption = _condition(pod or {}, ("DisruptionTarget",))
+    if disruption is not None and disruption.get("reason") in _DISRUPTED:
+        return code, _DISRUPTED[disruption["reason"]]
+    if ended.get("reason") == "OOMKilled":
+        return code, "out of memory"
+    if status.get("reason") in _POD_REASONS:
+        said = " ".join(str(status.get("message", "")).split()).rstrip(".")
+        return code, _POD_REASONS[status["reason"]] + (f": {said}" if said else "")
+    if code:
+        return code, _of_code(code, ended)
+    if match := _EXIT.search(condition.get("message", "")):
+        return int(match[1]), exit_codes.describe(int(match[1]))
+    said = status.get("message") or condition.get("message") or "no reason given"
+    named = status.get("reason") or condition.get("reason")
+    return code, f"{named}: {said}" if named else said
+
+
+def _of_code(code: int, ended: Mapping[str, Any]) -> str:
+    """An exit code in words; what the engine said where the container could not be started."""
+    said = " ".join(str(ended.get("message", "")).split()).removesuffix(": unknown")
+    if ended.get("reason") in ("ContainerCannotRun", "StartError") and said:
+        # Each layer of the engine has put something before what matters.
+        at = max(said.find("exec: "), 0)
+        return f"{exit_codes.describe(code)}: {said[at : at + 300]}"
+    return exit_codes.describe(code)
+
+
+def _deadline(job: Mapping[str, Any]) -> str:
+    spec = job.get("spec", {})
+    pod = spec.get("template", {}).get("spec", {})
+    seconds = pod.get("activeDeadlineSeconds") or spec.get("activeDeadlineSeconds")
+    return f"{_TIME_LIMIT} of {seconds} s" if seconds else _TIME_LIMIT
+
+
+def _container(pod: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The state of the container that does a pod's work."""
+    if pod is None:
+        return {}
+    name = worker(pod)
+    statuses = _status(pod).get("containerStatuses") or ()
+    return next((each.get("state") or {} for each in statuses if each["name"] == name), {})
+
+
+def worker(pod: Mapping[str, Any]) -> str:
+    """The name of the container that does a pod's work: the first."""
+    name: str = pod["spec"]["containers"][0]["name"]
+    return name
+
+
+def _condition(thing: Mapping[str, Any], kinds: Sequence[str]) -> Mapping[str, Any] | None:
+    conditions = _status(thing).get("conditions") or ()
+    return next(
+        (each for each in conditions if each.get("type") in kinds and each.get("status") == "True"),
+        None,
+    )
+
+
+def _status(thing: Mapping[str, Any]) -> Mapping[str, Any]:
+    return thing.get("status") or {}
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC) if text else None

@@ -1,0 +1,1 @@
+"""What jobs are made of and where they ran, found out while they start."""

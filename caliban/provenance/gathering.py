@@ -1,0 +1,240 @@
+"""Finds out what jobs are made of while they start, and writes it down: nobody waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from caliban import __version__, terminal
+from caliban.docker.engine import Engine
+from caliban.docker.image import context, inputs
+from caliban.docker.image.dockerfile import DEPENDENCIES, LABEL, LOCK, OWN_FOLDERS
+from caliban.errors import EngineError, UsageError
+from caliban.model.image import ImagePlan
+from caliban.model.provenance import Image, Provenance, Repository, Source
+from caliban.provenance import git, machine
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+
+# How long a launch that has nothing else to do waits for the record, in seconds.
+_PATIENCE = 20.0
+
+# How long the files of live code are read, in seconds, and how much of one is kept of its digest.
+_READING = 3.0
+_KEPT = 24
+
+# Parts of an image's input that hold neither code nor what declares its dependencies.
+_NO_SOURCE = (*OWN_FOLDERS, LOCK)
+
+_FINGERPRINT = re.compile(r"-([0-9a-f]{16})$")
+
+
+@dataclass(frozen=True)
+class Call:
+    """How jobs are launched.
+
+    Attributes:
+      command: of caliban: "run".
+      flags: that were given, by name, without secrets.
+      experiments: the experiment file as JSON; "" for none.
+    """
+
+    command: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    experiments: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Jobs of one launch and one image.
+
+    Attributes:
+      uids: of the jobs.
+      plan: the ImagePlan that the image was made by, as JSON.
+      image: its id, or the reference by which the platform pulls it.
+      variables: names of the environment variables that the jobs find.
+      is_fresh: whether the image was made of, or the jobs see, the files as they are now. If not,
+        where the code came from is taken from earlier jobs with the image.
+      excluded: files that live jobs don't see.
+    """
+
+    uids: Sequence[str]
+    plan: Mapping[str, Any]
+    image: str
+    variables: Sequence[str] = ()
+    is_fresh: bool = True
+    excluded: Sequence[Path] = ()
+
+
+class Gathering:
+    """Looks at the project and the machine from `with` on, beside all that is done there."""
+
+    def __init__(
+        self, engine: Engine, call: Call, projects: Iterable[Path], has_gpus: bool = False
+    ) -> None:
+        """Looks at nothing yet.
+
+        Args:
+          engine: that has the images.
+          call: how the jobs are launched.
+          projects: the directories whose code goes into images now; none for images as they are.
+          has_gpus: whether the jobs get GPUs of this machine.
+        """
+        self._engine = engine
+        self._call = call
+        self._projects = dict.fromkeys(projects)
+        self._has_gpus = has_gpus
+        self._repositories: dict[Path, tuple[Repository | None, str]] = {}
+        self._threads: list[threading.Thread] = []
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._start(self._look)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        if self._failure is not None:  # of whatever kind: the jobs are none the worse for it
+            what = str(self._failure) or type(self._failure).__name__
+            terminal.warn(f"what exactly these jobs ran is not recorded: {what}")
+
+    def keep(self, store: HistoryStore, made: Sequence[Made]) -> None:
+        """Has it written down what jobs are made of, as soon as that is known.
+
+        Args:
+          store: the history, which stays open until the end of the `with`.
+          made: the jobs, which have been recorded.
+        """
+        self._start(lambda: self._write(store, made))
+
+    def _start(self, work: Callable[[], None]) -> None:
+        def attempt() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - it is told where this was started
+                self._failure = self._failure or error
+
+        # A git that hangs for good must not keep caliban from ending.
+        self._threads.append(threading.Thread(target=attempt, daemon=True))
+        self._threads[-1].start()
+
+    def _look(self) -> None:
+        for project in self._projects:
+            self._repositories[project] = git.look(project)
+
+    def _write(self, store: HistoryStore, made: Sequence[Made]) -> None:
+        here = machine.look(self._engine, self._has_gpus)
+        self._threads[0].join()
+        for each in made:
+            image = _image(self._engine, each)
+            call = self._call
+            store.provenances.keep(
+                each.uids,
+                Provenance(
+                    version=__version__,
+                    command=call.command,
+                    flags=dict(call.flags),
+                    variables=tuple(sorted({*each.variables})),
+                    experiments=call.experiments,
+                    plan=dict(each.plan),
+                    image=image,
+                    source=self._source(store, each, image),
+                    machine=here,
+                ),
+            )
+
+    def _source(self, store: HistoryStore, made: Made, image: Image) -> Source | None:
+        if not made.is_fresh:
+            earlier = store.provenances.of_image(made.image)
+            return earlier.source if earlier else None
+        plan = ImagePlan.from_json(made.plan)
+        repository, note = self._repositories.get(Path(plan.directory), (None, ""))
+        source = Source(repository=repository, note=note)
+        if plan.live:
+            files, why = _live_files(plan, made.excluded)
+        else:
+            files, why = _copied_files(plan, image), ""
+        if not files:
+            return replace(source, note="; ".join(filter(None, (note, why))))
+        return replace(source, files=files, digest=_digest(files))
+
+
+def _image(engine: Engine, made: Made) -> Image:
+    """What the engine knows of an image and of the one that it is built on."""
+    base = str(made.plan.get("base_image", ""))
+    try:
+        found = engine.image(made.image)
+    except EngineError:  # it may be restarting: the rest is known all the same
+        found = None
+    if found is None:
+        return Image(name=made.image, digest=made.image if "@" in made.image else "", base=base)
+    labels = found.get("Config", {}).get("Labels") or {}
+    base_id = str(labels.get(f"{LABEL}.base_id", ""))
+    below = None
+    with contextlib.suppress(EngineError):
+        below = engine.image(base_id) if base_id else None
+    return Image(
+        id=str(found["Id"]),
+        name=_first(found.get("RepoTags")),
+        digest=_first(found.get("RepoDigests")),
+        base=base,
+        base_id=base_id,
+        base_digest=_first((below or {}).get("RepoDigests")),
+    )
+
+
+def _first(names: Sequence[str] | None) -> str:
+    return min(names, default="") if names else ""
+
+
+def _copied_files(plan: ImagePlan, image: Image) -> dict[str, str]:
+    """What stands for each file of an image that has just been made, or was found unchanged."""
+    found = inputs.newest(plan)
+    fingerprint = _FINGERPRINT.search(image.name)
+    if found is None or not fingerprint or not found[0].image.endswith(fingerprint[0]):
+        return {}
+    files: dict[str, str] = {}
+    for folder, contents in found[0].files.items():
+        if folder not in _NO_SOURCE:
+            files |= {name: text for name, text in contents.items() if text != "folder"}
+    return dict(sorted(files.items()))
+
+
+def _live_files(plan: ImagePlan, excluded: Sequence[Path]) -> tuple[dict[str, str], str]:
+    """What stands for each file of live code, as far as it can be read in a few seconds."""
+    deadline = time.monotonic() + _READING
+    files: dict[str, str] = {}
+    try:
+        listed = context.files(replace(plan, live=False, lock=""), excluded)
+    except UsageError as error:
+        return {}, error.message
+    for file in listed:
+        if time.monotonic() > deadline:
+            return {}, "the files take too long to read"
+        if file.folder not in (*_NO_SOURCE, DEPENDENCIES) and not stat.S_ISDIR(file.info.st_mode):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                files[file.name] = file.content[:_KEPT]
+    return dict(sorted(files.items())), ""
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    text = json.dumps(files, sort_keys=True).encode()
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"

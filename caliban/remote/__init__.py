@@ -1,0 +1,1 @@
+"""Jobs that run elsewhere: sent, asked about, and their output fetched."""

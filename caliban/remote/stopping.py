@@ -1,0 +1,109 @@
+"""Ends jobs elsewhere, and those that have not been sent yet."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from caliban import process
+from caliban.errors import CalibanError
+from caliban.model.job import Handle, Job, Status
+from caliban.remote import output
+from caliban.remote.backends import Backends
+from caliban.remote.parallel import for_each
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+
+# How long it may take to ask all of the jobs, in seconds.
+_PATIENCE = 120.0
+
+# How long the output of a job is read before it is ended, where it would be gone afterwards.
+_LOG = 10.0
+
+
+@dataclass
+class Stopped:
+    """What has become of the wish that jobs end.
+
+    Attributes:
+      cancelled: the uids of those that had not been sent, and won't be.
+      asked: the uids of those that have been asked to end.
+      lost: why others could not be asked, by uid.
+    """
+
+    cancelled: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
+
+    def __or__(self, other: Stopped) -> Stopped:
+        """What has become of the jobs of both."""
+        return Stopped(
+            self.cancelled | other.cancelled, self.asked | other.asked, self.lost | other.lost
+        )
+
+
+def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stopped:
+    """Ends jobs of platforms elsewhere; those that have ended by themselves are in no list.
+
+    Args:
+      store: the history, which is told before the platforms are: otherwise they would have failed.
+      backends: of the platforms.
+      jobs: open ones.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    found = Stopped()
+    unsent = [job for job in jobs if job.handle is None]
+    found.lost = _find(store, backends, unsent)
+    known = [job.uid for job in unsent if job.uid not in found.lost]
+    found.cancelled = set(store.cancel_unsent(known, now))
+    # Some may have been sent meanwhile.
+    sent = {job.uid: job for job in store.jobs([job.uid for job in jobs]) if job.handle}
+    asked = store.request_stop(list(sent), now, waiting=True)
+    found.lost |= dict.fromkeys(asked, "it takes too long")
+
+    def ask(uid: str) -> None:
+        try:
+            _ask(backends, sent[uid])
+        except CalibanError as error:
+            found.lost[uid] = error.message
+        else:
+            del found.lost[uid]
+            found.asked.add(uid)
+
+    for_each(asked, ask, _PATIENCE)
+    return found
+
+
+def _find(store: HistoryStore, backends: Backends, unsent: Sequence[Job]) -> dict[str, str]:
+    """Looks for jobs that may have been sent by a caliban that has died before it recorded that.
+
+    Returns:
+      Why that could not be done for some, by uid.
+    """
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for job in unsent:
+        if process.is_alive(job.owner) is False:
+            place = (job.submission.platform, job.submission.target, job.group)
+            places.setdefault(place, []).append(job.uid)
+    lost: dict[str, str] = {}
+    handles: dict[str, Handle] = {}
+    for (platform, target, group), uids in places.items():
+        try:
+            there = backends.of(platform).find(target, group)
+        except CalibanError as error:
+            lost |= dict.fromkeys(uids, error.message)
+        else:
+            handles |= {uid: there[uid] for uid in uids if uid in there}
+    store.settle({}, handles)
+    return lost
+
+
+def _ask(backends: Backends, job: Job) -> None:
+    assert job.handle is not None
+    backend = backends.of(job.handle.platform)
+    if job.outcome.status is Status.RUNNING and not backend.KEEPS_LOGS:
+        output.save(backend, job, _LOG)
+    backend.stop(job.handle)

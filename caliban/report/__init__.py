@@ -1,0 +1,1 @@
+"""An experiment group as a page for people: facts, HTML, Markdown."""

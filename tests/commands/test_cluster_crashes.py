@@ -1,0 +1,55 @@
+"""Every tenth answer of a real cluster gets lost, and caliban is killed: each job is there once.
+
+$CALIBAN_TEST_JOBS says how many jobs there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+from tests.commands.conftest import Start, wait_for
+from tests.commands.kubernetes import Lossy, Namespace
+from tests.conftest import Caliban
+from tests.workshop import Workshop
+
+# Read before any test has an environment of its own.
+_JOBS = int(os.environ.get("CALIBAN_TEST_JOBS", "60"))
+
+_RESUME = ("cluster", "job", "submit", "--resume", "g")
+
+
+def test_each_job_is_there_once_although_answers_get_lost_and_caliban_is_killed_twice(
+    own_namespace: Namespace, workshop: Workshop, project: Path, start: Start, caliban: Caliban
+) -> None:
+    (project / "sweep.json").write_text(json.dumps({"seed": list(range(_JOBS))}))
+    with contextlib.closing(Lossy(own_namespace, project, every=10, seconds=0.02)) as way:
+        # The jobs want a GPU that isn't there, so that they wait, and cost nothing.
+        child = start(
+            *("cluster", "job", "submit", "--force", "--kubeconfig", str(way.kubeconfig)),
+            *("--xgroup", "g", "--image_tag", workshop.base("plain")),
+            *("--experiment_config", "sweep.json", "trainer.train"),
+        )
+        for part in (1, 2):
+            wait_for(lambda part=part: way.made >= part * _JOBS // 4)  # type: ignore[misc]
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            child = start(*_RESUME)
+        _, stderr = child.communicate(timeout=300)
+        assert child.returncode == 0, stderr
+        assert way.made > _JOBS  # some were sent again, because nobody knew
+        made = [
+            job["spec"]["template"]["spec"]["containers"][0]["args"] for job in own_namespace.jobs()
+        ]
+        assert Counter(map(tuple, made)) == {("--seed", str(seed)): 1 for seed in range(_JOBS)}
+        shown = caliban("status", "--xgroup", "g", "--max_jobs", "0", "--json")
+        assert shown.returncode == 0, shown.stderr
+        jobs = json.loads(shown.stdout)
+        assert Counter(job["status"] for job in jobs) == {"SUBMITTED": _JOBS}
+        again = caliban(*_RESUME)
+        assert again.returncode == 0, again.stderr
+        assert len(own_namespace.jobs()) == _JOBS

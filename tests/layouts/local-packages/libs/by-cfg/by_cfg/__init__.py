@@ -1,0 +1,1 @@
+NAME = "by setup.cfg"
