@@ -81,15 +81,16 @@ HITS: tuple[Callable[[subprocess.Popen[str], Dockerd, random.Random], None], ...
 )
 
 
-@pytest.mark.parametrize("seed", [FIRST + number for number in range(ROUNDS)])
+@pytest.mark.parametrize("number", range(ROUNDS))
 def test_whatever_is_hit_every_experiment_succeeds_once(
     caliban: Caliban,
     own_engine: Dockerd,
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    seed: int,
+    number: int,
 ) -> None:
+    seed = FIRST + number
     dice = random.Random(seed)
     gpus = [f"GPU {at}: Fake (UUID: {each})" for at, each in enumerate(DEVICES)]
     tools = gpu_tools(tmp_path, gpus)
