@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,6 @@ from caliban.docker.image import (
     context,
     dockerfile,
     inputs,
-    keys,
     lock,
     own_dockerfile,
 )
@@ -25,6 +26,7 @@ from caliban.docker.image import builder as builders
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.docker.image.declared import locks, resolution
 from caliban.errors import BuildError
+from caliban.history import opening
 from caliban.model.image import ImagePlan
 from caliban.model.lock import Lock, changes
 
@@ -82,7 +84,7 @@ class Images:
         )
         if not resolution.needs_resolution(plan):
             return plan, self._build(plan)
-        with self.history() as store:
+        with self._opened() as store:
             locked, is_new = self._locked(plan, store)
             try:
                 return locked, self._build(locked)
@@ -116,9 +118,15 @@ class Images:
             platform = self.engine.platform(last[0].base_id)
         if not platform:
             return plan
-        with self.history() as store:
+        with self._opened() as store:
             found = _find(plan, lock.declaration(plan, platform), store)
         return replace(plan, lock=str(found) if found else "")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Callable[[], HistoryStore]]:
+        """What opens the history where it is first needed; it is closed with the block."""
+        with contextlib.ExitStack() as stack:
+            yield functools.cache(lambda: stack.enter_context(self.history()))
 
     def _build(self, plan: ImagePlan) -> str:
         return build.ensure(
@@ -129,7 +137,7 @@ class Images:
         return self.engine.platform(plan.base_image)
 
     def _locked(
-        self, plan: ImagePlan, store: HistoryStore, upgrade: bool = False
+        self, plan: ImagePlan, store: Callable[[], HistoryStore], upgrade: bool = False
     ) -> tuple[ImagePlan, bool]:
         """A plan with its lock, which is resolved and kept if need be; and whether it is new."""
         upgrade = upgrade or self.upgrade
@@ -140,27 +148,30 @@ class Images:
             return replace(plan, lock=str(found)), False
         with builders.one_at_a_time(f"lock-{digest}"):
             # Another process may have been at it.
-            now = store.locks.find(digest)
+            known = store().locks
+            now = known.find(digest)
             if now and not upgrade:
                 return replace(plan, lock=now), False
+            from caliban.docker.image import keys
+
             sent = [*context.declared(plan), *context.files(plan, self.hidden)]
             keys.check(sent, self.allowed_keys)
             project = lock.project(plan, platform)
-            last = "" if upgrade else plan.lock or store.locks.newest(project)
+            last = "" if upgrade else plan.lock or known.newest(project)
             before = Lock.parse(last) if last else None
             new = lock.resolve(plan, self.engine, digest, self.secrets, before)
-            kept = store.locks.keep(project, digest, str(new), replaces=now if upgrade else None)
+            kept = known.keep(project, digest, str(new), replaces=now if upgrade else None)
         if found:
             _tell(plan, found, Lock.parse(kept))
         return replace(plan, lock=kept), True
 
 
-def _find(plan: ImagePlan, digest: str, store: HistoryStore) -> Lock | None:
+def _find(plan: ImagePlan, digest: str, store: Callable[[], HistoryStore]) -> Lock | None:
     """The lock that holds for a declaration: the plan's own, or the history's; None for none."""
     own = Lock.parse(plan.lock)
     if plan.lock and own.declaration == digest:
         return own
-    kept = store.locks.find(digest)
+    kept = opening.known_lock(digest) or store().locks.find(digest)
     return Lock.parse(kept) if kept else None
 
 

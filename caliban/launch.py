@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from caliban import process
 from caliban.board import Board, Live
 from caliban.errors import UsageError
+from caliban.history.opening import open_history as open_history
 from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, JobRequest, Status, Submission
@@ -24,17 +25,6 @@ from caliban.runner import Devices, Launched, NoDevices, Runner
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
-
-
-def open_history() -> HistoryStore:
-    """Opens the history that $CALIBAN_DB_URL names, or the user's own.
-
-    Raises:
-      HistoryError: it cannot be opened.
-    """
-    from caliban.history.store import DEFAULT_URL, HistoryStore
-
-    return HistoryStore.open(os.environ.get("CALIBAN_DB_URL") or DEFAULT_URL)
 
 
 def requests(

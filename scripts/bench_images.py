@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import statistics
 import subprocess
-import sys
+import sysconfig
 import time
 import uuid
+import venv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from measuring import Row
+
+from caliban.docker.engine import Engine
+from caliban.docker.image import builder
+from caliban.docker.image.dockerfile import Section
+from caliban.docker.image.order import Order, carry_out
 
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "absl-py", "tqdm")
 
@@ -53,7 +60,7 @@ COMPILED = (
 
 @dataclass(frozen=True)
 class Builder:
-    """A way to build.
+    """A builder of `docker build`.
 
     Attributes:
       name: what it is called in the table.
@@ -66,17 +73,43 @@ class Builder:
 
 def building(folder: Path) -> Iterator[Row]:
     """Images, built from nothing, after a change of the requirements and after one of the code."""
-    for builder in builders(folder):
-        rounds: dict[str, list[tuple[float, float]]] = {}
-        for number in range(ROUNDS):
-            with Round(folder / f"{builder.name}-{number}", builder) as one:
-                for name, pair in one.measure():
-                    rounds.setdefault(name, []).append(pair)
-        bounds = {"cold": 1 / 2, "one requirement more": 1 / 3, "code edited": 1.0}
-        for name, pairs in rounds.items():
-            ours, plain = (statistics.median(each) for each in zip(*pairs, strict=True))
-            yield Row(f"{builder.name}: {name}", f"{ours:.2f} s",
-                      f"plain Dockerfile: {plain:.2f} s", ours / plain, bounds[name])  # fmt: skip
+    references = list(builders(folder))
+    seconds: dict[str, list[list[float]]] = {}
+    for number in range(ROUNDS):
+        with Round(folder / f"round-{number}", references) as measuring:
+            for name, measured in measuring.measure():
+                seconds.setdefault(name, []).append(measured)
+    bounds = {"cold": 1 / 2, "one requirement more": 1 / 3, "code edited": 1.0}
+    for name, rounds in seconds.items():
+        ours, *plain = (statistics.median(each) for each in zip(*rounds, strict=True))
+        for one, reference in zip(references, plain, strict=True):
+            yield Row(f"{name}, beside {one.name}", f"{ours:.2f} s",
+                      f"plain Dockerfile: {reference:.2f} s", ours / reference,
+                      bounds[name])  # fmt: skip
+
+
+def installed(folder: Path) -> str:
+    """A Python that has caliban as an ordinary installation has it.
+
+    What is installed for development is found by a hook, which every start of Python pays for.
+    """
+    if not (place := folder / "venv").exists():
+        venv.create(place, symlinks=True)
+        purelib = sysconfig.get_path("purelib", vars={"base": str(place)})
+        paths = (str(Path(__file__).parents[1]), sysconfig.get_path("purelib"))
+        Path(purelib, "caliban.pth").write_text("\n".join(paths))
+    return str(place / "bin/python")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of what is measured: Python keeps bytecode, and caliban's builder is its own.
+
+    Args:
+      more: further variables.
+    """
+    left_out = ("PYTHONDONTWRITEBYTECODE", "DOCKER_BUILDKIT")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {**kept, **more}
 
 
 def unchanged(folder: Path) -> Iterator[Row]:
@@ -85,12 +118,13 @@ def unchanged(folder: Path) -> Iterator[Row]:
     project.mkdir()
     (project / "requirements.txt").write_text("absl-py\n")
     (project / "train.py").write_text("print('begins', flush=True)\n")
-    caliban = [sys.executable, "-m", "caliban"]
+    caliban = [installed(folder), "-m", "caliban"]
     build = [*caliban, "build", "--nogpu", "train.py"]
     built = subprocess.run(build, cwd=project, check=True, text=True, stdout=subprocess.PIPE,
-                           stderr=subprocess.DEVNULL)  # fmt: skip
+                           stderr=subprocess.DEVNULL, env=environment())  # fmt: skip
     run = [*caliban, "run", "--nogpu", "train.py"]
     bare = ["docker", "run", "--rm", built.stdout.strip()]
+    first_line(run, project)  # which compiles what caliban imports
     pairs = [(first_line(run, project), first_line(bare, project)) for _ in range(11)]
     ours, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
     yield Row("an unchanged project's first line", f"{ours:.2f} s", f"docker run: {theirs:.2f} s",
@@ -101,7 +135,7 @@ def first_line(command: Sequence[str], folder: Path) -> float:
     """Seconds until a program has printed a line."""
     start = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
     ) as child:
         assert child.stdout is not None
         line = child.stdout.readline()
@@ -112,88 +146,76 @@ def first_line(command: Sequence[str], folder: Path) -> float:
 
 
 def builders(folder: Path) -> Iterator[Builder]:
-    """The builders that the programs on PATH can use: that which caliban uses by itself first."""
-    from caliban.docker.engine import Engine
-    from caliban.docker.image import builder
-
-    engine = Engine()
-    if builder.detect(engine) is builder.Builder.BUILDKIT:
-        yield Builder("BuildKit", {"DOCKER_BUILDKIT": "1"})
-        yield Builder("legacy builder", {"DOCKER_BUILDKIT": "0"})
-        return
-    yield Builder("legacy builder", {"DOCKER_BUILDKIT": "0"})
-    # An older client carries BuildKit in itself.
-    for place in os.environ["PATH"].split(os.pathsep):
+    """The builders that the programs on PATH can use."""
+    engine, outside = Engine(), os.environ["PATH"]
+    for place in outside.split(os.pathsep):
         if program := shutil.which("docker", path=place):
             (folder / "bin").mkdir(exist_ok=True)
             (folder / "bin/docker").unlink(missing_ok=True)
             (folder / "bin/docker").symlink_to(program)
-            path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-            outside, os.environ["PATH"] = os.environ["PATH"], path
-            found = builder.detect(engine)
+            os.environ["PATH"] = path = f"{folder / 'bin'}{os.pathsep}{outside}"
+            can = builder.of_client(engine) is builder.Builder.BUILDKIT
             os.environ["PATH"] = outside
-            if found is builder.Builder.BUILDKIT:
+            if can:
                 yield Builder("BuildKit", {"DOCKER_BUILDKIT": "1", "PATH": path})
-                return
+                break
+    yield Builder("the legacy builder", {"DOCKER_BUILDKIT": "0"})
 
 
 class Round(contextlib.ExitStack):
     """A project on a base image of its own, for which no layer is there yet."""
 
-    def __init__(self, folder: Path, builder: Builder) -> None:
+    def __init__(self, folder: Path, references: Sequence[Builder]) -> None:
         super().__init__()
         self.name = f"caliban-bench-{uuid.uuid4().hex[:12]}"
-        self.home, self.folder = folder / "home", folder / "project"
-        self.environment = {
-            **os.environ,
-            **builder.environment,
-            "CALIBAN_BASE_IMAGE": f"{self.name}:base",
-            "HOME": str(self.home),
-        }
+        self.folder, self.references = folder / "project", references
+        self.python = installed(folder.parent)
+        self.environment = environment(
+            CALIBAN_BASE_IMAGE=f"{self.name}:base", HOME=str(folder / "home")
+        )
 
     def __enter__(self) -> Round:
         super().__enter__()
-        for each in (self.home, self.folder):
+        for each in (Path(self.environment["HOME"]), self.folder):
             each.mkdir(parents=True)
         base = os.environ.get("CALIBAN_BASE_IMAGE") or "python:3.12-slim-bookworm"
-        self.docker("build", "--tag", f"{self.name}:base", "-", stdin=self._text(base))
+        # Not the label alone: BuildKit finds the layers of other rounds by what they hold.
+        text = f"FROM {base}\nLABEL {self.name}=\nRUN echo {self.name} > /round\n"
+        legacy = {"DOCKER_BUILDKIT": "0"}
+        self.docker("build", "--tag", f"{self.name}:base", "-", stdin=text, more=legacy)
         self.callback(self._remove)
         return self
 
-    def measure(self) -> Iterator[tuple[str, tuple[float, float]]]:
-        """What was done, with the seconds that ours and the plain one took."""
+    def measure(self) -> Iterator[tuple[str, list[float]]]:
+        """What was done, with the seconds that ours took, and then the plain ones."""
         self._write(PACKAGES, 0)
-        yield "cold", self._pair()
+        yield "cold", self._all()
         self._write((*PACKAGES, MORE), 0)
-        yield "one requirement more", self._pair()
+        yield "one requirement more", self._all()
         edits = []
         for number in range(1, 6):
             self._write((*PACKAGES, MORE), number)
-            edits.append(self._pair())
-        ours, plain = zip(*edits, strict=True)
-        yield "code edited", (statistics.median(ours), statistics.median(plain))
+            edits.append(self._all())
+        yield "code edited", [statistics.median(each) for each in zip(*edits, strict=True)]
 
-    def docker(self, *args: str, stdin: str = "") -> str:
+    def docker(self, *args: str, stdin: str = "", more: Mapping[str, str] | None = None) -> str:
         """Runs docker, and returns what it prints."""
-        done = subprocess.run(["docker", *args], input=stdin, env=self.environment, check=True,
-                              cwd=self.folder, text=True, stdout=subprocess.PIPE,
+        variables = {**self.environment, **(more or {})}
+        done = subprocess.run(["docker", *args], input=stdin, env=variables, cwd=self.folder,
+                              check=True, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL)  # fmt: skip
         return done.stdout.strip()
-
-    def _text(self, base: str) -> str:
-        # Not the label alone: BuildKit finds the layers of other rounds by what they hold.
-        return f"FROM {base}\nLABEL {self.name}=\nRUN echo {self.name} > /round\n"
 
     def _write(self, packages: tuple[str, ...], number: int) -> None:
         (self.folder / "requirements.txt").write_text("".join(f"{each}\n" for each in packages))
         (self.folder / "train.py").write_text(f"print({number})\n")
         (self.folder / "Dockerfile").write_text(PLAIN.format(base=f"{self.name}:base"))
 
-    def _pair(self) -> tuple[float, float]:
-        return self._ours(), self._plain()
+    def _all(self) -> list[float]:
+        return [self._ours(), *map(self._plain, self.references)]
 
     def _ours(self) -> float:
-        command = [sys.executable, "-c", CALIBAN, self.name, "build", "--nogpu", "train.py"]
+        command = [self.python, "-c", CALIBAN, self.name, "build", "--nogpu", "train.py"]
         start = time.perf_counter()
         built = subprocess.run(command, env=self.environment, cwd=self.folder, check=True,
                                text=True, stdout=subprocess.PIPE,
@@ -203,21 +225,21 @@ class Round(contextlib.ExitStack):
         self.docker("run", "--rm", "--entrypoint", "python", image, "-c", COMPILED)
         return seconds
 
-    def _plain(self) -> float:
+    def _plain(self, reference: Builder) -> float:
         start = time.perf_counter()
-        self.docker("build", "--quiet", "--tag", f"{self.name}:plain", ".")
+        tag = f"{self.name}:plain"
+        self.docker("build", "--quiet", "--tag", tag, ".", more=reference.environment)
         return time.perf_counter() - start
 
     def _remove(self) -> None:
         # BuildKit's folder of that name can't be removed by itself, but it can be emptied.
-        if self.environment["DOCKER_BUILDKIT"] == "1":
-            mount = f"--mount=type=cache,id={self.name},target=/lent"
-            text = f"{self._text(f'{self.name}:base')}RUN {mount} rm -rf /lent/*\n"
-            self.docker("build", "--tag", f"{self.name}:empty", "-", stdin=text)
+        mount = f"--mount=type=cache,id={self.name},target=/lent"
+        steps = (f"FROM {self.name}:base", f"RUN {mount} rm -rf /lent/*")
+        with contextlib.redirect_stderr(io.StringIO()):
+            empty = Order(builder.Builder.BUILDKIT, [Section("Empty it", steps)], [])
+            self.docker("rmi", carry_out(empty, Engine()))
         for _ in range(9):  # an image goes only after those that were built on it
             images = ("images", "--all", "--quiet", "--filter", f"label={self.name}")
             if found := dict.fromkeys(self.docker(*images).split()):
                 with contextlib.suppress(subprocess.CalledProcessError):
                     self.docker("rmi", "--force", *found)
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.docker("volume", "rm", self.name)

@@ -7,11 +7,14 @@ container made from it inherits: by that label all of it is found and removed wh
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -55,6 +58,10 @@ class Workshop:
 
         def make() -> str:
             if not self._environment:
+                # As long as it is open, other sessions see that there is one.
+                file = Path(tempfile.gettempdir(), "caliban-tests.lock")
+                self._presence = file.open("w")
+                fcntl.flock(self._presence, fcntl.LOCK_SH)
                 self._environment, self._layers = dict(os.environ), layers_of_buildkit()
             tag = f"caliban-test-{self.id}:{name}"
             original = Config().base_image(Mode.CPU, os.environ)
@@ -83,8 +90,12 @@ class Workshop:
                 if found := dict.fromkeys(docker(*images).split()):
                     docker("rmi", "--force", *found, check=False)
             assert docker(*images) == ""
-            if new := layers_of_buildkit() - self._layers:
-                docker("builder", "prune", "--force", "--all", "--filter", f"id={'|'.join(new)}")
+            with contextlib.suppress(BlockingIOError), self._presence:
+                # Otherwise, what is new may be another session's, which goes on from there.
+                fcntl.flock(self._presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if new := layers_of_buildkit() - self._layers:
+                    chosen = f"id={'|'.join(new)}"
+                    docker("builder", "prune", "--force", "--all", "--filter", chosen)
 
 
 def layers_of_buildkit() -> set[str]:

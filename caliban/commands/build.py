@@ -70,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image and prints its id on stdout, or says what there would be to build."""
-    from caliban import launch
     from caliban.commands import image_choice
     from caliban.docker.engine import Engine
+    from caliban.history.opening import open_history
 
     if args.json and not args.explain:
         raise UsageError("--json goes with --explain", "Without it, the image's id is printed.")
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.print_dockerfile:
         _print_dockerfile(plan)
         return 0
-    images = image_choice.images(args, choice, engine, launch.open_history)
+    images = image_choice.images(args, choice, engine, open_history)
     if args.explain:
         _explain(plan, images, args.json)
         return 0

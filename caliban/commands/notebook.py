@@ -68,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until it is stopped; 0 if that was done in the browser."""
-    from caliban import launch
     from caliban.commands import container_choice, image_choice
     from caliban.docker import jupyter
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
+    from caliban.history.opening import open_history
 
     problems = Problems()
     choice = image_choice.choose(args, problems)
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     container = container_choice.at_home(choice.credentials, engine, run_args, project, args.bare)
     gpus = container_choice.gpus(engine, choice.mode, "notebook")
     plan = choice.plan.interactive(jupyter=requirement)
-    _, image = image_choice.images(args, choice, engine, launch.open_history).ensure(plan)
+    _, image = image_choice.images(args, choice, engine, open_history).ensure(plan)
     container = replace(container, options=_furnished(container.options, gpus, args.bare))
     container.prepare()
     containers = Containers(engine)

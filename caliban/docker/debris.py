@@ -176,7 +176,7 @@ def _is_given_by_us(name: str) -> bool:
 
 
 def _is_left(labels: Mapping[str, str]) -> bool:
-    if owner := labels.get(OWNER):  # images that the legacy builder made have it, without a value
+    if owner := labels.get(OWNER):
         return process.is_alive(owner) is False
     return UID in labels
 

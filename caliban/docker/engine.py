@@ -16,6 +16,8 @@ from caliban.docker.image.dockerfile import LABEL
 from caliban.errors import EngineAwayError, EngineError
 
 if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
     from docker import APIClient
     from docker.tls import TLSConfig
 
@@ -42,6 +44,35 @@ class Engine:
     def is_local(self) -> bool:
         """Whether the engine sees this machine's files, so that they can be mounted."""
         return self.host.startswith(("unix://", "npipe://"))
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether the engine listens on a Unix socket, as engines on this machine do."""
+        return self.host.startswith("unix://")
+
+    def connect(self) -> HTTPConnection:
+        """A connection for one request to an engine that has a socket; it never times out.
+
+        Raises:
+          EngineError: no engine answers.
+        """
+        try:
+            return self._connected(None)
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def _connected(self, timeout: float | None) -> HTTPConnection:
+        from http.client import HTTPConnection
+
+        connection = HTTPConnection("localhost", blocksize=1 << 16)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(timeout)
+        try:
+            connection.sock.connect(self.host.removeprefix("unix://"))
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
     def load(self) -> None:
         """Loads what `client` needs, which takes a while, at a time when there is time for it."""
@@ -158,15 +189,11 @@ class Engine:
           ValueError: that is no answer.
         """
         import json
-        from http.client import HTTPConnection, HTTPException
+        from http.client import HTTPException
 
-        scheme, _, address = self.host.partition("://")
-        if scheme != "unix":
+        if not self.has_socket:
             raise OSError(f"{self.host} is not on this machine")
-        with contextlib.closing(HTTPConnection("localhost")) as connection:
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(_TIMEOUT)
-            connection.sock.connect(address)
+        with contextlib.closing(self._connected(_TIMEOUT)) as connection:
             try:
                 connection.request("GET", path)
                 answer = connection.getresponse()
@@ -199,6 +226,28 @@ class Engine:
     def is_ours(self, image: str) -> bool:
         """Whether caliban has built an image, so that it has the folders that jobs write to."""
         return LABEL in (self.labels(image) or {})
+
+    def is_podman(self) -> bool:
+        """Whether it is podman, which has an API like Docker's.
+
+        Raises:
+          EngineError: no engine answers.
+        """
+        if self.has_socket:  # by a request that makes Docker start no program
+            with contextlib.closing(self.connect()) as connection, contextlib.suppress(OSError):
+                connection.request("GET", "/_ping")
+                return connection.getresponse().getheader("Libpod-API-Version") is not None
+        with self.errors("asking the engine for its version"):
+            components = self.client.version().get("Components") or []
+        return any("Podman" in str(component.get("Name")) for component in components)
+
+    def proxies(self) -> dict[str, str]:
+        """The variables by which the user's docker tells builds and containers of proxies."""
+        known = _settings().get("proxies") or {}
+        found = known.get(self.host) or known.get("default") or {}
+        names = {"httpProxy": "http_proxy", "httpsProxy": "https_proxy", "noProxy": "no_proxy"}
+        lower = {names[key]: str(value) for key, value in found.items() if key in names}
+        return lower | {name.upper(): value for name, value in lower.items()}
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself (`docker info`)."""
@@ -281,11 +330,16 @@ def _context_host() -> str:
 
 
 def _configured_context() -> str:
+    return str(_settings().get("currentContext", ""))
+
+
+def _settings() -> dict[str, Any]:
+    """The user's settings of the `docker` program; none if they cannot be read."""
     import json
 
     folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
     try:
         content = json.loads((home.expand(folder) / "config.json").read_text())
     except (OSError, ValueError):
-        return ""
-    return str(content.get("currentContext", "")) if isinstance(content, dict) else ""
+        return {}
+    return content if isinstance(content, dict) else {}

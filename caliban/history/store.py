@@ -13,11 +13,10 @@ from caliban.history.database import Database
 from caliban.history.leases import Leases
 from caliban.history.locks import Locks
 from caliban.history.migrations import prepare
+from caliban.history.opening import DEFAULT_URL as DEFAULT_URL
 from caliban.history.recording import Recording
 from caliban.model.job import Handle, Outcome, Status
 from caliban.model.report import Report, fit
-
-DEFAULT_URL = "sqlite:///~/.caliban/caliban.db"
 
 
 class HistoryStore(Recording):

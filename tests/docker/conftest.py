@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -22,8 +21,9 @@ from typing import Any, Protocol
 import pytest
 
 from caliban.docker.engine import Engine
-from caliban.docker.image.builder import Builder, detect
+from caliban.docker.image.builder import Builder, of_client
 from tests.conftest import Caliban
+from tests.docker.wire import Wire
 from tests.workshop import Workshop, docker
 
 
@@ -88,7 +88,7 @@ def variables_for(builder: Builder, engine: Engine, folder: Path) -> Mapping[str
     """
     if builder is Builder.LEGACY:
         return {"DOCKER_BUILDKIT": "0"}
-    if detect(engine) is Builder.BUILDKIT:
+    if of_client(engine) is Builder.BUILDKIT:
         return {}
     outside = os.environ["PATH"]
     for place in outside.split(":"):
@@ -97,7 +97,7 @@ def variables_for(builder: Builder, engine: Engine, folder: Path) -> Mapping[str
             (folder / "docker").symlink_to(program)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("PATH", f"{folder}:{outside}")
-                if detect(engine) is Builder.BUILDKIT:
+                if of_client(engine) is Builder.BUILDKIT:
                     return {"PATH": os.environ["PATH"]}
     pytest.skip(NO_BUILDKIT)
 
@@ -132,11 +132,6 @@ class Calls:
         """The arguments of each call, in one line."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    @property
-    def builds(self) -> list[str]:
-        """Those that built an image of caliban's."""
-        return [line for line in self.lines if re.match(r"build .*--tag caliban:[cg]pu-", line)]
-
 
 @pytest.fixture
 def calls(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
@@ -152,6 +147,15 @@ def calls(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     (tmp_path / "bin/docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return found
+
+
+@pytest.fixture
+def wire(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """Writes down what is sent to the engine."""
+    found = Wire(tmp_path / "wire", engine.host)
+    monkeypatch.setenv("DOCKER_HOST", found.host)
+    yield found
+    found.close()
 
 
 class Somebody(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from caliban import process
 from caliban.docker.engine import Engine
-from caliban.docker.image import builder, own_dockerfile, progress
+from caliban.docker.image import builder, own_dockerfile
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.errors import UsageError
 from caliban.model import dlvm
@@ -121,6 +121,8 @@ def ensure(
 
 
 def _pull(name: str, is_there: bool) -> None:
+    from caliban.docker.image import progress
+
     with process.start(["docker", "pull", name], merge_stderr=True) as child:
         code, output = progress.show(child, f"Pull the base image {name}")
     if code == 0:

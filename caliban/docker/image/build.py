@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from caliban import __version__, home, terminal
 from caliban.docker.engine import Engine
 from caliban.docker.image import (
-    archive,
     base,
     context,
     dockerfile,
-    explain,
     inputs,
-    keys,
-    legacy,
     own_dockerfile,
-    progress,
     provenance,
 )
 from caliban.docker.image import builder as builders
-from caliban.docker.image.build_secrets import NONE, BuildSecrets, Opened
+from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.docker.image.builder import Builder
-from caliban.errors import BuildError
 from caliban.model.image import ImagePlan
 
 
@@ -69,50 +63,20 @@ def ensure(
             if not inputs.is_kept(plan, name):
                 inputs.keep(plan, inputs.of(plan, parts, files, hidden))
             return found
+        from caliban.docker.image import explain, keys, order
+
         keys.check([*context.declared(plan), *files], allowed_keys)
-        builder = builders.detect(engine)
-        builders.check_secrets(builder, engine, plan.secrets)
+        builders.check_secrets(engine, plan.secrets)
         opened = secrets.open(plan.secrets, [file.path for file in context.declared(plan)])
         made_of = inputs.of(plan, parts, files, hidden)
         terminal.note(f"Building the image {name}{explain.why(plan, made_of)}")
         marks = {"": __version__, ".base": plan.base_image, **parts.labels()}
         labels = {f"{dockerfile.LABEL}{key}": value for key, value in marks.items()}
         labels[builders.HISTORY] = home.history_mark()
-        if builder is Builder.BUILDKIT:
-            _build(plan, files, name, labels, no_cache, opened)
-        else:
-            sections = dockerfile.sections(plan, buildkit=True)
-            legacy.build(engine, sections, files, name, labels, no_cache)
-        inputs.keep(plan, made_of)
-    built = engine.image_id(name)
-    if built is None:
-        raise BuildError(f"the image {name} was built, but the engine at {engine.host} lacks it")
-    return built
-
-
-def _build(
-    plan: ImagePlan,
-    files: Sequence[context.File],
-    name: str,
-    labels: Mapping[str, str],
-    no_cache: bool,
-    secrets: Opened,
-) -> None:
-    """Has BuildKit build an image."""
-    arguments = ["--tag", name]
-    for key, value in labels.items():
-        arguments += ["--label", f"{key}={value}"]
-    text = dockerfile.render(plan, buildkit=True)
-    with builders.running(
-        Builder.BUILDKIT,
-        [*arguments, *secrets.arguments(), *(["--no-cache"] if no_cache else [])],
-        lambda stream: archive.write(text, files, stream),
-        secrets.environment(),
-    ) as child:
-        sections = dockerfile.sections(plan, buildkit=True)
-        code, output = progress.show(child, sections=sections, mask=secrets.mask)
-    if code:
-        raise BuildError(
-            f"the image could not be built: {progress.reason(output)}",
-            "The output of the step that failed stands above.",
+        builder = builders.detect(engine)
+        sections = list(dockerfile.sections(plan, builder is Builder.BUILDKIT))
+        built = order.carry_out(
+            order.Order(builder, sections, files, name, labels, no_cache, opened), engine
         )
+        inputs.keep(plan, made_of)
+    return built

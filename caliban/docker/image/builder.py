@@ -1,4 +1,4 @@
-"""The builder: how this machine's `docker build` is best called."""
+"""The builder: which one there is, how `docker build` is best called, one build at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import IO
+from typing import IO, Protocol
 
 from caliban import home, process
 from caliban.docker.engine import Engine
@@ -27,7 +27,7 @@ _CLIENT = re.compile(r"Docker version (\d+)\.")
 
 
 class Builder(enum.Enum):
-    """How this machine's `docker build` is best called.
+    """Who builds.
 
     The names are those of the environment variable DOCKER_BUILDKIT that asks for each; without it,
     clients up to 22 use the legacy builder silently.
@@ -37,12 +37,25 @@ class Builder(enum.Enum):
     LEGACY = "0"
 
 
-def detect(engine: Engine) -> Builder:
-    """Finds out whether `docker build` can use BuildKit.
+class Receiver(Protocol):
+    """What a context is sent to: a program, or a request to the engine."""
 
-    A client from 23 on needs the buildx plugin for that, and stops with an error when it is asked
-    for BuildKit without it. Older ones carry it in themselves. podman builds by itself, for
-    clients that believe it to be the legacy builder.
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """Where it is written to."""
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+def detect(engine: Engine) -> Builder:
+    """Finds out who builds images that caliban has written the Dockerfile of.
+
+    An engine on this machine is asked for BuildKit by its API, so that it makes no difference which
+    `docker` there is. podman builds by itself, for whoever believes it to be the legacy builder.
 
     Args:
       engine: where images are built.
@@ -50,8 +63,28 @@ def detect(engine: Engine) -> Builder:
     Raises:
       EngineError: it does not answer.
     """
-    if os.environ.get("DOCKER_BUILDKIT") == "0" or _is_podman(engine):
+    if os.environ.get("DOCKER_BUILDKIT") == "0" or engine.is_podman():
         return Builder.LEGACY
+    return Builder.BUILDKIT if engine.has_socket else _of_client()
+
+
+def of_client(engine: Engine) -> Builder:
+    """Finds out whether `docker build` can use BuildKit, which lends secrets to the steps.
+
+    A client from 23 on needs the buildx plugin for that, and stops with an error when it is asked
+    for BuildKit without it. Older ones carry it in themselves.
+
+    Args:
+      engine: where images are built.
+
+    Raises:
+      EngineError: it does not answer.
+    """
+    found = detect(engine)
+    return _of_client() if found is Builder.BUILDKIT and engine.has_socket else found
+
+
+def _of_client() -> Builder:
     with process.start(["docker", "buildx", "version"]) as plugin:  # side by side, 70 ms each
         version = _CLIENT.search(process.run(["docker", "--version"]).stdout)
         plugin.communicate()
@@ -60,23 +93,22 @@ def detect(engine: Engine) -> Builder:
     return Builder.BUILDKIT if version and int(version[1]) < 23 else Builder.LEGACY
 
 
-def check_secrets(builder: Builder, engine: Engine, ids: Sequence[str]) -> None:
-    """Makes sure that a builder can lend secrets to its steps, before it has begun.
+def check_secrets(engine: Engine, ids: Sequence[str]) -> None:
+    """Makes sure that secrets can be lent to the steps of a build, before it has begun.
 
     Args:
-      builder: which one, see `detect`.
-      engine: where it builds.
+      engine: where it is built.
       ids: those of the secrets; none need nothing.
 
     Raises:
-      UsageError: it cannot.
+      UsageError: they cannot.
       EngineError: the engine does not answer.
     """
-    if not ids or builder is Builder.BUILDKIT:
+    if not ids or of_client(engine) is Builder.BUILDKIT:
         return
     if os.environ.get("DOCKER_BUILDKIT") == "0":
         why, hint = "DOCKER_BUILDKIT=0 asks for the legacy builder", "Unset DOCKER_BUILDKIT."
-    elif _is_podman(engine):
+    elif engine.is_podman():
         why = f"podman, at {engine.host}, takes no secrets from docker"
         hint = "Build with a Docker engine: 'docker context use default', or unset DOCKER_HOST."
     else:
@@ -89,12 +121,6 @@ def check_secrets(builder: Builder, engine: Engine, ids: Sequence[str]) -> None:
     )
 
 
-def _is_podman(engine: Engine) -> bool:
-    with engine.errors("asking the engine for its version"):
-        components = engine.client.version().get("Components") or []
-    return any("Podman" in str(component.get("Name")) for component in components)
-
-
 @contextlib.contextmanager
 def running(
     builder: Builder,
@@ -105,7 +131,7 @@ def running(
     """Runs `docker build`, whose context is sent to it while its output is read.
 
     Args:
-      builder: which one, see `detect`.
+      builder: which one, see `of_client`.
       arguments: those of `docker build`, without the "-" for its context.
       send: writes the context, a tar archive, to a stream.
       environment: more variables.
@@ -128,7 +154,7 @@ def running(
     command = ["docker", "build", "--force-rm", *arguments, "-"]
     with (
         process.start(command, process.PIPE, variables, merge_stderr=True) as child,
-        _sending(send, child) as problems,
+        sending(send, child) as problems,
     ):
         yield child
     if problems:
@@ -136,8 +162,12 @@ def running(
 
 
 @contextlib.contextmanager
-def _sending(write: Callable[[IO[bytes]], None], child: process.Child) -> Iterator[list[Exception]]:
+def sending(write: Callable[[IO[bytes]], None], child: Receiver) -> Iterator[list[Exception]]:
     """Feeds the build context to the builder while its output is read.
+
+    Args:
+      write: writes it to a stream.
+      child: the builder, or what stands for it here.
 
     Yields:
       A list that holds what went wrong on the way, once the block has ended.

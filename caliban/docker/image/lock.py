@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shlex
-import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
+from caliban import process
 from caliban.docker.engine import Engine
-from caliban.docker.image import archive, context, dockerfile, legacy, progress, uv
 from caliban.docker.image import builder as builders
-from caliban.docker.image.build_secrets import BuildSecrets, Opened
+from caliban.docker.image import context, dockerfile, uv
+from caliban.docker.image.build_secrets import BuildSecrets
 from caliban.docker.image.builder import Builder
-from caliban.docker.image.context import File
 from caliban.docker.image.declared import files as declared
 from caliban.docker.image.declared import resolution
 from caliban.docker.image.dockerfile import DEPENDENCIES, LOCK, LOCK_FILE, VENV, Section
-from caliban.errors import BuildError
 from caliban.model.image import WORKING_DIRECTORY, ImagePlan
 from caliban.model.lock import Lock
 
@@ -89,18 +89,22 @@ def resolve(
       BuildError: it can't be resolved; the output has been shown.
       EngineError: the engine does not answer.
     """
+    from caliban.docker.image import order
+
+    builders.check_secrets(engine, plan.secrets)
     builder = builders.detect(engine)
-    builders.check_secrets(builder, engine, plan.secrets)
     files = context.declared(plan)
     sections = list(_sections(plan, builder, bool(files), before))
     # What the first layers copy, which are also those of the image.
     known = str(before) if before else ""
     files += context.files(replace(plan, live=True, lock=known, packages=()))
     opened = secrets.open(plan.secrets, [file.path for file in files])
-    if builder is Builder.BUILDKIT:
-        found = _by_buildkit(sections, files, opened)
-    else:
-        found = legacy.output(engine, sections, files, _RESOLVED)
+    loading = threading.Thread(target=engine.load, daemon=True)  # for `_read`
+    loading.start()
+    wanted = order.Order(builder, sections, files, secrets=opened)
+    image = order.carry_out(wanted, engine, "the dependencies could not be resolved")
+    loading.join()
+    found = _read(engine, image)
     first, _, printed = opened.conceal(found.decode()).partition("\n")
     locked = resolution.lock(printed, declared.hashes(plan))
     return Lock(first.rpartition(" ")[2], digest, locked)
@@ -110,11 +114,8 @@ def _sections(
     plan: ImagePlan, builder: Builder, has_files: bool, before: Lock | None
 ) -> Iterator[Section]:
     """The Dockerfile of the resolver, whose first layers are those of the image itself."""
-    start, *others = dockerfile.foundation(plan, buildkit=True)
-    first, *rest = start.instructions
-    named = f"{first} AS resolver" if builder is Builder.BUILDKIT else first
-    yield replace(start, instructions=(named, *rest))
-    yield from others
+    buildkit = builder is Builder.BUILDKIT
+    yield from dockerfile.foundation(plan, buildkit)
     python = f"{VENV}/bin/python"
     kept = f"{_BEFORE}/{LOCK_FILE}" if before else ""
     commands = (
@@ -131,26 +132,29 @@ def _sections(
             f"WORKDIR {WORKING_DIRECTORY}",
             *([f"COPY {DEPENDENCIES}/ ./"] if has_files else []),
             *([f"COPY {LOCK}/ {_BEFORE}/"] if before else []),
-            uv.step(commands, plan.secrets, buildkit=True),
+            uv.step(commands, plan.secrets, buildkit),
         ),
     )
 
 
-def _by_buildkit(sections: Sequence[Section], files: Sequence[File], secrets: Opened) -> bytes:
-    last = Section(_TITLE, ("FROM scratch", f"COPY --from=resolver {_RESOLVED} /"))
-    text = "".join(f"{line}\n" for each in (*sections, last) for line in each.instructions)
-    with tempfile.TemporaryDirectory() as folder:
-        with builders.running(
-            Builder.BUILDKIT,
-            ["--output", f"type=local,dest={folder}", *secrets.arguments()],
-            lambda stream: archive.write(text, files, stream),
-            secrets.environment(),
-        ) as child:
-            everything = [*sections, last]
-            code, printed = progress.show(child, sections=everything, mask=secrets.mask)
-        if code:
-            raise BuildError(
-                f"the dependencies could not be resolved: {progress.reason(printed)}",
-                "What the resolver said stands above.",
-            )
-        return Path(folder, Path(_RESOLVED).name).read_bytes()
+def _read(engine: Engine, image: str) -> bytes:
+    """What the resolver has found, taken from its image, which is removed."""
+    import tarfile
+
+    from caliban.docker.containers import OWNER, Containers
+
+    client = engine.client
+    name = f"caliban-step-{uuid.uuid4().hex[:12]}"
+    labels = {OWNER: process.identity()}
+    with engine.errors("reading what the resolver has found"):
+        try:
+            client.create_container(image, command=["true"], name=name, labels=labels)
+            content, _ = client.get_archive(name, _RESOLVED)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(content))) as opened:
+                found = opened.extractfile(opened.getmembers()[0])
+                assert found is not None
+                return found.read()
+        finally:
+            Containers(engine).remove(name)
+            # The layers below it are those of the image that is built next.
+            client.remove_image(image, noprune=True)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from typing import IO, Any
 from caliban import __version__, home, terminal
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder as builders
-from caliban.docker.image import context, keys, progress
+from caliban.docker.image import context
 from caliban.docker.image.build_secrets import BuildSecrets
 from caliban.docker.image.context import File
 from caliban.docker.image.dockerfile import LABEL
@@ -85,6 +84,8 @@ def build(
       UsageError: a file cannot be read or looks like a key, or the builder cannot lend the secrets
         to its steps.
     """
+    from caliban.docker.image import keys, progress
+
     own, project = plan.dockerfile, Path(plan.directory)
     assert own is not None
     arguments = ["--file", own.path, "--tag", plan.base_image]
@@ -99,8 +100,8 @@ def build(
     arguments += ["--pull"] * pull + ["--no-cache"] * no_cache
     sent = files(project, own, excluded)
     keys.check(sent, allowed_keys)
-    builder = builders.detect(engine)
-    builders.check_secrets(builder, engine, plan.secrets)
+    builder = builders.of_client(engine)
+    builders.check_secrets(engine, plan.secrets)
     opened = secrets.open(plan.secrets)
     terminal.note(f"Building the base image {plan.base_image} from {own.path}")
     with builders.running(
@@ -270,6 +271,8 @@ def _content(file: File) -> str:
 
 def _write(sent: Sequence[File], stream: IO[bytes]) -> None:
     """Writes a context as a tar archive, with the permissions that files have here."""
+    import tarfile
+
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         for file in sent:
             header = archive.gettarinfo(file.path, file.name)

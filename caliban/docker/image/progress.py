@@ -7,8 +7,9 @@ import os
 import re
 import selectors
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Protocol
 
-from caliban import process, terminal
+from caliban import terminal
 from caliban.docker.image.dockerfile import Section
 
 SEND, STORE = "Send the files", "Store the image"
@@ -60,12 +61,22 @@ _LAYER = re.compile(
 _TICK = 0.2
 
 
+class Program(Protocol):
+    """What prints all this: a program, or a request to the engine."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """Where it prints."""
+
+    def wait(self) -> int:
+        """Waits for the end, and returns the exit code."""
+
+
 def show(
-    child: process.Child,
+    child: Program,
     title: str = SEND,
     sections: Iterable[Section] = (),
     mask: Callable[[str], str] = str,
-    view: terminal.Steps | None = None,
 ) -> tuple[int, list[str]]:
     """Shows what a program does: a line a step on a terminal, otherwise all that it prints.
 
@@ -75,15 +86,12 @@ def show(
       sections: those of the Dockerfile that it builds; without them, its steps go by their own
         text, if it builds anything.
       mask: hides what nobody may see.
-      view: where it is shown; others may go on there, if it does not fail. A new one for None.
 
     Returns:
       Its exit code, and what has been printed in its last step, also by the builder itself.
     """
-    is_last, view = view is None, view or terminal.Steps()
-    view.forget()
-    if view.title != title:
-        view.begin(title, _LEAST.get(title, 0.0))
+    view = terminal.Steps()
+    view.begin(title, _LEAST.get(title, 0.0))
     steps, layers = _Steps(title, sections), _Layers()
     warnings: list[str] = []
     for line in _lines(child, view.tick):
@@ -102,16 +110,15 @@ def show(
             warnings.append(said.removeprefix(_WARNING))
     code = child.wait()
     printed = view.printed
-    if code or is_last:
-        view.printed = _own(printed) or printed
-        view.end(failed=code != 0)
+    view.printed = _own(printed) or printed
+    view.end(failed=code != 0)
     # Among a hundred lines, or folded away, nobody would see them.
     for warning in warnings:
         terminal.warn(warning)
     return code, printed
 
 
-def _lines(child: process.Child, tick: Callable[[], None]) -> Iterator[bytes]:
+def _lines(child: Program, tick: Callable[[], None]) -> Iterator[bytes]:
     """The lines that a program prints; `tick` is called several times a second between them."""
     partial = b""
     with selectors.DefaultSelector() as selector:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -135,26 +134,31 @@ class TestBuild:
 
 class TestBuilder:
     @pytest.mark.parametrize(
-        ("component", "variable", "why", "hint"),
+        ("is_podman", "variable", "why", "hint"),
         [
-            ("Engine", "0", "DOCKER_BUILDKIT=0 asks for the legacy builder", "Unset"),
-            ("Podman Engine", "", "podman, at unix:///var/run/docker.sock, takes no", "a Docker"),
-            ("Engine", "", "this docker has no BuildKit", "docker-buildx-plugin"),
+            (False, "0", "DOCKER_BUILDKIT=0 asks for the legacy builder", "Unset"),
+            (True, "", "podman, at unix:///var/run/docker.sock, takes no", "a Docker"),
+            (False, "", "this docker has no BuildKit", "docker-buildx-plugin"),
         ],
     )
     def test_one_that_cannot_lend_them_says_why(
-        self, component: str, variable: str, why: str, hint: str, monkeypatch: pytest.MonkeyPatch
+        self, is_podman: bool, variable: str, why: str, hint: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DOCKER_BUILDKIT", variable)
         engine = Engine()
-        client = SimpleNamespace(version=lambda: {"Components": [{"Name": component}]})
-        engine.__dict__["client"] = client
+        monkeypatch.setattr(engine, "is_podman", lambda: is_podman)
+        monkeypatch.setattr(builder, "_of_client", lambda: Builder.LEGACY)
         with pytest.raises(UsageError) as error:
-            builder.check_secrets(Builder.LEGACY, engine, ["netrc"])
+            builder.check_secrets(engine, ["netrc"])
         assert "the build needs secrets (netrc)" in error.value.message
         assert why in error.value.message and hint in error.value.hint
-        builder.check_secrets(Builder.LEGACY, engine, [])
-        builder.check_secrets(Builder.BUILDKIT, engine, ["netrc"])
+        builder.check_secrets(engine, [])
+
+    def test_one_that_can_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = Engine()
+        monkeypatch.setattr(engine, "is_podman", lambda: False)
+        monkeypatch.setattr(builder, "_of_client", lambda: Builder.BUILDKIT)
+        builder.check_secrets(engine, ["netrc"])
 
 
 class TestStep:

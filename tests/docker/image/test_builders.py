@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO
 
 import pytest
@@ -12,9 +11,6 @@ from caliban.docker.engine import Engine
 from caliban.docker.image import builder
 from caliban.docker.image.builder import Builder
 from caliban.errors import BuildError, UsageError
-
-DOCKER = [{"Name": "Engine", "Version": "20.10.24"}, {"Name": "runc"}]
-PODMAN = [{"Name": "Podman Engine", "Version": "4.3.1"}, {"Name": "Conmon"}]
 
 
 @pytest.fixture
@@ -37,33 +33,53 @@ def answer(client: Path, version: str, buildx: bool) -> None:
     client.chmod(0o755)
 
 
-def engine(components: list[dict[str, str]]) -> Engine:
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """One of Docker's on this machine."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.delenv("DOCKER_BUILDKIT", raising=False)
     found = Engine()
-    found.__dict__["client"] = SimpleNamespace(version=lambda: {"Components": components})
+    monkeypatch.setattr(found, "is_podman", lambda: False)
     return found
 
 
-@pytest.mark.parametrize(
-    ("version", "buildx", "components", "chosen"),
-    [
-        ("Docker version 28.2.2, build e6534b4", True, DOCKER, Builder.BUILDKIT),
-        ("Docker version 28.2.2, build e6534b4", False, DOCKER, Builder.LEGACY),
-        ("Docker version 23.0.0, build e92dd87", False, DOCKER, Builder.LEGACY),
-        ("Docker version 22.06.0-beta.0, build 3e9117b", False, DOCKER, Builder.BUILDKIT),
-        ("Docker version 20.10.24+dfsg1, build 297e128", False, DOCKER, Builder.BUILDKIT),
-        ("Docker version 28.2.2, build e6534b4", True, PODMAN, Builder.LEGACY),
-        ("Docker version 20.10.24+dfsg1, build 297e128", False, PODMAN, Builder.LEGACY),
-        ("something else", False, DOCKER, Builder.LEGACY),
-    ],
-)
-def test_the_best_builder_that_there_is_builds(
-    client: Path, version: str, buildx: bool, components: list[dict[str, str]], chosen: Builder
+CLIENTS = [
+    ("Docker version 28.2.2, build e6534b4", True, Builder.BUILDKIT),
+    ("Docker version 28.2.2, build e6534b4", False, Builder.LEGACY),
+    ("Docker version 23.0.0, build e92dd87", False, Builder.LEGACY),
+    ("Docker version 22.06.0-beta.0, build 3e9117b", False, Builder.BUILDKIT),
+    ("Docker version 20.10.24+dfsg1, build 297e128", False, Builder.BUILDKIT),
+    ("something else", False, Builder.LEGACY),
+]
+
+
+@pytest.mark.parametrize(("version", "buildx", "chosen"), CLIENTS)
+def test_an_engine_here_builds_with_buildkit_whatever_the_client_can(
+    engine: Engine, client: Path, version: str, buildx: bool, chosen: Builder
 ) -> None:
     answer(client, version, buildx)
-    assert builder.detect(engine(components)) is chosen
+    assert builder.detect(engine) is Builder.BUILDKIT
+    assert builder.of_client(engine) is chosen
 
 
-def test_what_the_client_can_do_is_asked_in_one_go(client: Path) -> None:
+@pytest.mark.parametrize(("version", "buildx", "chosen"), CLIENTS)
+def test_elsewhere_the_client_decides(
+    engine: Engine, client: Path, version: str, buildx: bool, chosen: Builder
+) -> None:
+    answer(client, version, buildx)
+    engine.host = "ssh://me@example.com"
+    assert builder.detect(engine) is builder.of_client(engine) is chosen
+
+
+def test_podman_builds_as_the_legacy_builder_does(
+    engine: Engine, client: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(client, *CLIENTS[0][:2])
+    monkeypatch.setattr(engine, "is_podman", lambda: True)
+    assert builder.detect(engine) is builder.of_client(engine) is Builder.LEGACY
+
+
+def test_what_the_client_can_do_is_asked_in_one_go(engine: Engine, client: Path) -> None:
     client.write_text(
         "#!/bin/sh\n"
         f"cd {client.parent}\n"
@@ -72,7 +88,7 @@ def test_what_the_client_can_do_is_asked_in_one_go(client: Path) -> None:
         "exit 1\n"
     )
     client.chmod(0o755)
-    assert builder.detect(engine(DOCKER)) is Builder.BUILDKIT
+    assert builder.of_client(engine) is Builder.BUILDKIT
 
 
 @pytest.mark.parametrize(
@@ -103,8 +119,8 @@ def test_what_goes_wrong_with_the_context_is_told_and_not_what_the_builder_makes
 
 
 def test_whoever_wants_the_legacy_builder_gets_it(
-    client: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, client: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
-    answer(client, "Docker version 28.2.2, build e6534b4", buildx=True)
-    assert builder.detect(engine(DOCKER)) is Builder.LEGACY
+    answer(client, *CLIENTS[0][:2])
+    assert builder.detect(engine) is builder.of_client(engine) is Builder.LEGACY

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import Build, Built, Calls, inside, inspect, listing, write
+from tests.docker.conftest import Build, Built, inside, inspect, listing, write
+from tests.docker.wire import Wire
 from tests.workshop import Workshop
 
 
@@ -138,9 +139,10 @@ def test_names_and_links_arrive_as_they_are(workshop: Workshop, build: Build, fo
 
 
 def test_a_large_neighbour_of_the_code_is_not_sent(
-    workshop: Workshop, build: Build, calls: Calls, folder: Path
+    workshop: Workshop, build: Build, wire: Wire, folder: Path
 ) -> None:
     write(folder, {"trainer/train.sh": "", "data/numbers": ""})
     os.truncate(folder / "data/numbers", 200 << 20)
     build("trainer/train.sh")
-    assert 0 < calls.context.stat().st_size < 100_000
+    assert wire.builds
+    assert len(wire.sent) < 100_000

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import Calls, inside, write
+from tests.docker.conftest import inside, write
+from tests.docker.wire import Wire
 from tests.workshop import Workshop
 
 BODY = base64.b64encode(bytes(range(48))).decode()
@@ -25,7 +26,7 @@ def project(folder: Path, workshop: Workshop) -> Path:
 
 
 def test_it_is_named_before_anything_is_resolved_or_built(
-    project: Path, calls: Calls, caliban: Caliban
+    project: Path, wire: Wire, caliban: Caliban
 ) -> None:
     for command in ("build", "run"):
         done = caliban(command, "--nogpu", "-d", "data", "trainer.train")
@@ -34,7 +35,7 @@ def test_it_is_named_before_anything_is_resolved_or_built(
         assert "  data/server.pem, line 1: a private key\n" in done.stderr
         assert "  trainer/key.json, line 1: a private key\n" in done.stderr
         assert "elsewhere" not in done.stderr and BODY not in done.stderr
-    assert not [line for line in calls.lines if line.startswith(("build", "run", "create"))]
+    assert wire.changes == []
 
 
 def test_it_is_copied_if_it_is_allowed(project: Path, caliban: Caliban) -> None:

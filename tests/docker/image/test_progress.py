@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from caliban import terminal
 from caliban.docker.image import progress
 from caliban.docker.image.dockerfile import Section
 from tests.test_terminal import open_terminal
@@ -197,17 +196,6 @@ def test_what_is_no_step_of_a_dockerfile_is_worth_a_line_if_it_takes_long(
     monkeypatch.setattr(progress, "_LEAST", {})
     found = seen(LEGACY, sections=SECTIONS)
     assert (found[0], found[-1]) == ("T Send the files", "T Store the image")
-
-
-def test_several_programs_share_a_view_and_its_steps() -> None:
-    with open_terminal() as tty:
-        view = terminal.Steps()
-        show(
-            "Step 1/2 : FROM base\nStep 2/2 : COPY lock/ ./\n", 0, sections=SECTIONS[2:], view=view
-        )
-        show("Installed\n", 0, "Install 7 packages", view=view)
-        view.end(failed=False)
-        assert tty.look().text.count("Install 7 packages") == 1
 
 
 def test_steps_of_a_foreign_dockerfile_go_by_their_own_text() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Build, Built, Calls, write
+from tests.docker.conftest import EVERYTHING, Build, Built, write
+from tests.docker.wire import Wire
 from tests.workshop import Workshop, docker
 
 
@@ -24,16 +25,16 @@ def script(workshop: Workshop, folder: Path) -> str:
 
 
 def test_an_unchanged_project_is_not_built_again(
-    script: str, caliban: Caliban, calls: Calls, folder: Path
+    script: str, caliban: Caliban, wire: Wire, folder: Path
 ) -> None:
     first = caliban("build", "--nogpu", script)
-    assert len(calls.builds) == 1
+    assert len(wire.builds) == 1
     os.utime(folder / "code/data", (1, 1))
     write(folder, {"code/__pycache__/x.pyc": "", "elsewhere": ""})
     second = caliban("build", "--nogpu", script)
     assert (second.returncode, second.stdout) == (0, first.stdout)
     assert second.stderr == ""
-    assert len(calls.builds) == 1
+    assert len(wire.builds) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_no_cache_builds_every_step_anew(
     script: str,
     build: Build,
     caliban: Caliban,
-    calls: Calls,
+    wire: Wire,
     workshop: Workshop,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,8 +86,8 @@ def test_no_cache_builds_every_step_anew(
     first = build(script)
     again = caliban("build", "--nogpu", "--no_cache", script)
     assert again.stdout.strip() not in ("", first)
-    assert len(calls.builds) == 2
-    assert "--no-cache" in calls.builds[-1]
+    assert len(wire.builds) == 2
+    assert "nocache=1" in wire.builds[-1]
 
 
 def test_an_edit_does_not_install_the_dependencies_again(
@@ -102,7 +103,7 @@ def test_an_edit_does_not_install_the_dependencies_again(
 
 
 def test_what_two_launches_need_at_once_is_built_once(
-    script: str, caliban: Caliban, calls: Calls
+    script: str, caliban: Caliban, wire: Wire
 ) -> None:
     ids: list[str] = []
 
@@ -116,4 +117,4 @@ def test_what_two_launches_need_at_once_is_built_once(
         thread.join()
     assert len(set(ids)) == 1
     assert ids[0].startswith("sha256:")
-    assert len(calls.builds) == 1
+    assert len(wire.builds) == 1

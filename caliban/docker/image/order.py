@@ -1,0 +1,113 @@
+"""What the engine is told to build, and how it is told: by its API, or by `docker build`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from caliban.docker.engine import Engine
+from caliban.docker.image import api, archive, progress
+from caliban.docker.image import builder as builders
+from caliban.docker.image.build_secrets import Opened
+from caliban.docker.image.builder import Builder
+from caliban.docker.image.context import File
+from caliban.docker.image.dockerfile import Section
+from caliban.errors import BuildError
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built.
+
+    Attributes:
+      builder: who builds it, see builder.detect.
+      sections: those of its Dockerfile, in the dialect of that builder.
+      files: what they copy, see context.files.
+      name: of the image; "" for none.
+      labels: those that it gets.
+      no_cache: whether to go through each step anew.
+      secrets: those that its steps are lent.
+    """
+
+    builder: Builder
+    sections: Sequence[Section]
+    files: Sequence[File]
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+    secrets: Opened = field(default_factory=Opened)
+
+    def write(self, stream: IO[bytes]) -> None:
+        """Writes the context, with the Dockerfile in it.
+
+        Raises:
+          UsageError: a file cannot be read.
+        """
+        text = "".join(f"{line}\n" for each in self.sections for line in each.instructions)
+        archive.write(text, self.files, stream)
+
+
+def carry_out(order: Order, engine: Engine, failure: str = "the image could not be built") -> str:
+    """Has an image built, and shows how that goes.
+
+    Args:
+      order: what to build.
+      engine: where it is built.
+      failure: what is said if it can't be, before the reason.
+
+    Returns:
+      The image's id, "sha256:...".
+
+    Raises:
+      BuildError: a step failed; its output has been shown.
+      EngineError: the engine does not answer.
+    """
+    if order.builder is Builder.LEGACY and order.labels:
+        # In one step. Of labels that come besides, that builder makes a step each.
+        marks = " ".join(f"{key}={json.dumps(value)}" for key, value in order.labels.items())
+        store = Section(progress.STORE, (f"LABEL {marks}",))
+        order = replace(order, sections=[*order.sections, store], labels={})
+    # Secrets are lent by the program that asks for the build, as long as that goes on.
+    by_api = engine.has_socket and not order.secrets.secrets
+    code, printed, image = (_by_api if by_api else _by_program)(order, engine)
+    if code:
+        raise BuildError(
+            f"{failure}: {progress.reason(printed)}",
+            "The output of the step that failed stands above.",
+        )
+    return image
+
+
+def _by_api(order: Order, engine: Engine) -> tuple[int, list[str], str]:
+    parameters = {
+        "version": "2" if order.builder is Builder.BUILDKIT else "1",
+        "forcerm": "1",
+        "labels": json.dumps(order.labels),
+        "buildargs": json.dumps(engine.proxies()),
+    }
+    parameters |= {"t": order.name} if order.name else {}
+    parameters |= {"nocache": "1"} if order.no_cache else {}
+    with api.running(engine, parameters, order.write) as build:
+        code, printed = progress.show(build, sections=order.sections)
+    return code, printed, build.image
+
+
+def _by_program(order: Order, _: Engine) -> tuple[int, list[str], str]:
+    arguments = ["--tag", order.name] if order.name else []
+    for key, value in order.labels.items():
+        arguments += ["--label", f"{key}={value}"]
+    arguments += [*order.secrets.arguments(), *(["--no-cache"] if order.no_cache else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder, "id")
+        with builders.running(
+            order.builder,
+            ["--iidfile", str(image), *arguments],
+            order.write,
+            order.secrets.environment(),
+        ) as child:
+            code, printed = progress.show(child, sections=order.sections, mask=order.secrets.mask)
+        return code, printed, "" if code else image.read_text().strip()
