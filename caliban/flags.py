@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
+
+from caliban import flag_types
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, is_remote: bool = False) -> None:
@@ -45,6 +46,14 @@ def add_image_arguments(parser: argparse.ArgumentParser, is_remote: bool = False
         action="store_true",
         help="Resolve the dependencies anew, to the newest versions that are allowed, and say what "
         "has changed. Otherwise they stay what they are until what is declared changes.",
+    )
+    usual = "what the jobs' machines are, mostly linux/amd64" if is_remote else "the engine's own"
+    parser.add_argument(
+        "--platform",
+        type=flag_types.platform,
+        metavar="OS/ARCH",
+        help=f"What the image is for, like linux/arm64 (default: {usual}). For another processor "
+        "than this machine's, the engine needs emulation (QEMU), and takes longer.",
     )
     add_secret_arguments(parser)
 
@@ -113,7 +122,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--xgroup",
-        type=group_name,
+        type=flag_types.group_name,
         metavar="NAME",
         help="Experiment group that the jobs belong to, new or existing (default: a new one).",
     )
@@ -134,31 +143,37 @@ def add_job_arguments(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument(
         "jobs",
         nargs="*",
-        type=positive_number,
+        type=flag_types.positive_number,
         metavar="JOB",
         help="Number of a job, as `caliban status` shows it.",
     )
     parser.add_argument(
         "--xgroup",
-        type=existing_group,
+        type=flag_types.existing_group,
         metavar="NAME",
         help=f"In the place of numbers: {which} of this experiment group.",
     )
 
 
-def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many local jobs run at a time: `Namespace.jobs, gpus_per_job, verbose`."""
+def add_execution_arguments(parser: argparse.ArgumentParser, is_recorded: bool = False) -> None:
+    """How many local jobs run at a time: `Namespace.jobs, gpus_per_job, verbose`.
+
+    Args:
+      parser: of the command.
+      is_recorded: whether it is as it was recorded, unless the flags say otherwise; without
+        --jobs, there is None then.
+    """
     parser.add_argument(
         "--jobs",
-        type=_jobs,
+        type=flag_types.number_of_jobs,
         metavar="N",
-        default=1,
+        default=None if is_recorded else 1,
         help="How many jobs run at a time; 'auto' for one for each core or, in GPU mode, each GPU "
-        "(default: 1).",
+        f"(default: {'as recorded, if there are so many cores' if is_recorded else 1}).",
     )
     parser.add_argument(
         "--gpus_per_job",
-        type=positive_number,
+        type=flag_types.positive_number,
         metavar="K",
         help="Give each job K GPUs that no other job of yours on this machine has; it waits until "
         "so many are free.",
@@ -255,7 +270,7 @@ def add_remote_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument(
         "--resume",
-        type=group_name,
+        type=flag_types.group_name,
         metavar="GROUP",
         help="Go on with an experiment group: submit what was not sent, and once more what has "
         f"failed or was stopped. `{command} --resume GROUP` names no module.",
@@ -284,18 +299,6 @@ def add_where_argument(parser: argparse.ArgumentParser, verb: str) -> None:
         "failure that `caliban status` numbers so: cause=2. Repeatable: of several values for one "
         "name, any will do.",
     )
-
-
-def _jobs(text: str) -> int:
-    """An argparse type: 1, 2, ... or 0 for 'auto'."""
-    return 0 if text == "auto" else positive_number(text)
-
-
-def positive_number(text: str) -> int:
-    """An argparse type: 1, 2, ..."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, found '{text}'")
-    return int(text)
 
 
 def add_container_arguments(parser: argparse.ArgumentParser) -> None:
@@ -335,45 +338,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def natural_number(text: str) -> int:
-    """An argparse type: 0, 1, 2, ..."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
-    return int(text)
-
-
-def duration(text: str) -> int:
-    """An argparse type: a time span as in 90m, 1h30m, 36h or 2d; a bare number is seconds.
-
-    Returns:
-      The seconds.
-    """
-    units = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
-    pattern = "".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in units)
-    match = re.fullmatch(pattern, text if text[-1:] in units else f"{text}s", re.ASCII)
-    seconds = sum(units[unit] * int(n) for unit, n in match.groupdict("0").items()) if match else 0
-    if not seconds:
-        raise argparse.ArgumentTypeError(f"expected a duration like 90m, 36h or 2d, found '{text}'")
-    return seconds
-
-
-def existing_group(text: str) -> str:
-    """An argparse type: the name of a group; an empty one is an unset variable, not all jobs."""
-    name = group_name(text)
-    if name is None:
-        raise argparse.ArgumentTypeError("expected the name of an experiment group, found none")
-    return name
-
-
-def group_name(text: str) -> str | None:
-    """An argparse type: the name of an experiment group, None for an empty one."""
-    try:
-        # The bytes as they were typed, whatever Python made of them in the locale.
-        name = os.fsencode(text).decode().strip()
-    except UnicodeDecodeError:
-        raise argparse.ArgumentTypeError("a name must be valid UTF-8") from None
-    if not name.isprintable():
-        raise argparse.ArgumentTypeError("a name must not hold control characters")
-    return name or None

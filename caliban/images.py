@@ -77,6 +77,8 @@ class Images:
           HistoryError: the history fails.
           EngineError: the engine does not answer.
         """
+        if plan.platform and self.engine.own_platform() == plan.platform:
+            plan = replace(plan, platform="")  # so that the same image is recorded as the same
         plan = own_dockerfile.current(plan, self.hidden)
         base.ensure(
             *(plan, self.engine, self.hidden, self.pull, self.no_cache),

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, home, terminal
+from caliban import flag_types, flags, home, terminal
 from caliban.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "group", type=flags.existing_group, metavar="GROUP", help="Name of the experiment group."
+        "group",
+        type=flag_types.existing_group,
+        metavar="GROUP",
+        help="Name of the experiment group.",
     )
     parser.add_argument(
         "-o",

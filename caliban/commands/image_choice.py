@@ -90,7 +90,9 @@ def choose_in(
     """
     directory, settings, mode, credentials = around
     name = getattr(args, "module", None)
-    code = problems.attempt(lambda: module.find(name, directory) if name else None, None)
+    code = problems.attempt(
+        lambda: module.find(name, directory) if name is not None else None, None
+    )
     dockerfile = settings.dockerfile(mode, os.environ)
     given = problems.attempt(lambda: build_secrets(args.secret, settings, credentials), NONE)
     planned = problems.attempt(
@@ -116,7 +118,7 @@ def choose_in(
     for each in (*said.warnings, *settings.unused):
         terminal.warn(each)
     julia = settings.julia_version or ""
-    plan = replace(plan, dockerfile=dockerfile, julia=julia)
+    plan = replace(plan, dockerfile=dockerfile, julia=julia, platform=args.platform or "")
     # The settings' own, where no step is lent them, need no builder that could.
     if args.secret or dockerfile or has_dependencies(plan):
         plan = replace(plan, secrets=given.ids)

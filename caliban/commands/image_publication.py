@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from caliban import terminal
@@ -35,9 +35,8 @@ _NAME = "caliban"
 
 _NOT_BUILT = f"{_NAME}:not-built-yet"
 
-# What jobs on Vertex AI can run, and on most clusters; and how engines call the processors.
+# What jobs on Vertex AI can run, and on most clusters.
 _USUAL_PLATFORM = "linux/amd64"
-_PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,14 @@ class JobImage:
       pull_policy: of Kubernetes: "IfNotPresent", or "Never" for an image that the cluster has.
       plan: what it holds, with its lock.
       is_given: whether the user has named it, so that it doesn't start the module by itself.
+      id: by which the engine here knows it; "" if that needn't have it.
     """
 
     reference: str
     pull_policy: str
     plan: ImagePlan
     is_given: bool = False
+    id: str = field(default="", compare=False)
 
 
 def understand(
@@ -210,17 +211,17 @@ def provide(
         )
     engine = images.engine
     if not local:
-        _check_platform(_platform(engine), platforms)
+        plan = _for_machines(plan, engine, platforms)
     plan, image = images.ensure(plan)
     name = engine.image_name(image)
     if local:
-        return _loaded(name, engine, plan, local)
+        return _loaded(name, engine, plan, local, image)
     _check_platform(engine.platform(image), platforms)
     from caliban.docker import push
 
     target = ImageName.parse(f"{publication.registry}/{name}")
     reference = push.ensure(engine, image, target, lambda: _prepare(publication.registry, session))
-    return JobImage(reference, "IfNotPresent", plan)
+    return JobImage(reference, "IfNotPresent", plan, id=image)
 
 
 def _may_be_here(publication: Publication) -> bool:
@@ -232,8 +233,8 @@ def _given(name: ImageName, engine: Engine, plan: ImagePlan, local: Local | None
     """An image that the user has named, by what names it for good if that can be found out."""
     from caliban.docker import registry
 
-    if local and engine.image(str(name)) is not None:
-        return _loaded(str(name), engine, plan, local, is_given=True)
+    if local and (image := engine.image_id(str(name))) is not None:
+        return _loaded(str(name), engine, plan, local, image, is_given=True)
     reference = str(name)
     try:
         found = registry.find(name)
@@ -250,13 +251,13 @@ def _given(name: ImageName, engine: Engine, plan: ImagePlan, local: Local | None
 
 
 def _loaded(
-    name: str, engine: Engine, plan: ImagePlan, local: Local, is_given: bool = False
+    name: str, engine: Engine, plan: ImagePlan, local: Local, image: str, is_given: bool = False
 ) -> JobImage:
     from caliban.docker import cluster_images
 
     cluster_images.load(local, engine, name)
     terminal.note(f"The jobs run in {local}, which has the image {name}.")
-    return JobImage(name, "Never", plan, is_given)
+    return JobImage(name, "Never", plan, is_given, image)
 
 
 def _prepare(prefix: str, session: Callable[[], Session] | None) -> None:
@@ -276,36 +277,57 @@ def _prepare(prefix: str, session: Callable[[], Session] | None) -> None:
         terminal.warn(f"it can't be told whether {repository.prefix} is there: {error.message}")
 
 
-def _platform(engine: Engine) -> str:
-    """What an engine builds for, unless an image to build on is for something else."""
-    if named := os.environ.get("DOCKER_DEFAULT_PLATFORM"):
-        return named
-    info = engine.info()
-    machine = str(info.get("Architecture"))
-    return f"{info.get('OSType', 'linux')}/{_PROCESSORS.get(machine, machine)}"
+def _for_machines(plan: ImagePlan, engine: Engine, machines: Collection[str]) -> ImagePlan:
+    """A plan for an image that the jobs' machines can run.
+
+    Args:
+      plan: what the image holds.
+      engine: that builds it.
+      machines: their platforms; empty if nobody knows.
+
+    Raises:
+      UsageError: the user wants one that they can't run.
+    """
+    if plan.platform:
+        if machines and _main_part(plan.platform) not in machines:
+            raise UsageError(
+                f"--platform {plan.platform}: the jobs' machines are {_listed(machines)}",
+                "Leave it out, or name one of those.",
+            )
+        return plan
+    own, usual = engine.own_platform(), machines or (_USUAL_PLATFORM,)
+    if _main_part(own) in usual:
+        return plan
+    wanted = _USUAL_PLATFORM if _USUAL_PLATFORM in usual else min(usual)
+    terminal.note(
+        f"Building for {wanted}, as the jobs' machines are {_listed(machines) or 'mostly that'}; "
+        f"this engine's own is {own}, so that it takes emulation. --platform names another one."
+    )
+    return replace(plan, platform=wanted)
 
 
-def _check_platform(found: str, wanted: Collection[str]) -> None:
+def _check_platform(found: str, machines: Collection[str]) -> None:
     """Sees to it that an image is one that the jobs' machines can run.
 
     Args:
       found: the platform that it is for: "linux/arm64/v8".
-      wanted: the platforms of the machines; empty if nobody knows.
+      machines: theirs; empty if nobody knows.
 
     Raises:
       UsageError: they can't run it.
     """
-    platform = "/".join(found.split("/")[:2])
-    if platform in (wanted or (_USUAL_PLATFORM,)):
-        return
-    machines = " or ".join(sorted(wanted)) or f"mostly {_USUAL_PLATFORM}"
-    message = f"this engine builds for {platform}, and the jobs' machines are {machines}"
-    if not wanted:
-        terminal.warn(f"{message}: on those, they fail with 'exec format error'")
-        return
-    raise UsageError(
-        message,
-        "Build with the engine of another machine ('docker context use NAME', or DOCKER_HOST). "
-        "Docker's own variable DOCKER_DEFAULT_PLATFORM makes it build by emulation, on a base "
-        "image of that platform.",
-    )
+    if machines and _main_part(found) not in machines:
+        raise UsageError(
+            f"the image is for {found}, and the jobs' machines are {_listed(machines)}",
+            "The base image may be for that alone: look for one of another platform, or name "
+            "one with --platform.",
+        )
+
+
+def _main_part(platform: str) -> str:
+    """A platform without its variant."""
+    return "/".join(platform.split("/")[:2])
+
+
+def _listed(platforms: Collection[str]) -> str:
+    return " or ".join(sorted(platforms))

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from caliban import flags, joblog, terminal
+from caliban import flag_types, flags, joblog, terminal
 from caliban.errors import PlatformError, UsageError
 from caliban.model.experiment_text import quoted
 from caliban.model.job import Job, Status
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tail",
-        type=flags.natural_number,
+        type=flag_types.natural_number,
         metavar="N",
         help="Begin with the last N lines of each job (default: with all of them).",
     )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, home, joblog, process, terminal
+from caliban import flag_types, flags, home, joblog, process, terminal
 from caliban.errors import CalibanError
 from caliban.model.job import Job
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "--xgroup",
-        type=flags.existing_group,
+        type=flag_types.existing_group,
         metavar="NAME",
         help="Only what belongs to the jobs of this experiment group, and to no other one.",
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, home, joblog, terminal
+from caliban import flag_types, flags, home, joblog, terminal
 from caliban.errors import CalibanError, UsageError
 from caliban.model.job import Job
 
@@ -37,7 +37,10 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "group", type=flags.existing_group, metavar="GROUP", help="Name of the experiment group."
+        "group",
+        type=flag_types.existing_group,
+        metavar="GROUP",
+        help="Name of the experiment group.",
     )
     parser.add_argument(
         "-o",

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.errors import INTERRUPTED, CalibanError, Problems, UsageError
 from caliban.interrupt import Interruption
 from caliban.model import experiment_text
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--job",
-        type=flags.natural_number,
+        type=flag_types.natural_number,
         metavar="ID",
         help="Open the very image that this job ran, pinned; `caliban status` shows the ids.",
     )

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.errors import UsageError
 from caliban.model import selection
 from caliban.model.job import Status
@@ -46,11 +46,11 @@ _PIECE = 500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "--xgroup", type=flags.group_name, metavar="NAME", help="Experiment group to show."
+        "--xgroup", type=flag_types.group_name, metavar="NAME", help="Experiment group to show."
     )
     parser.add_argument(
         "--max_jobs",
-        type=flags.natural_number,
+        type=flag_types.natural_number,
         metavar="N",
         help=f"How many jobs to show (default: {_NEWEST}) or, with --xgroup, how many for each "
         "experiment (default: 1). 0 shows all.",
@@ -125,7 +125,7 @@ def _full(store: HistoryStore, uids: Sequence[str]) -> Iterator[Job]:
 def run(args: argparse.Namespace) -> int:
     """Brings the open jobs up to date and prints; 1 if some could not be asked about."""
     from caliban import launch
-    from caliban.commands import job_choice
+    from caliban.commands import job_choice, tracking_choice
 
     wanted = Selection.parse(args.where, args.failed)
     if wanted.names_causes and args.xgroup is None:
@@ -144,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
         view = look(store, args, wanted, places)
         for line in lines(view, store, datetime.datetime.now(datetime.UTC)):
             terminal.result(line)
+        tracking_choice.send_waiting(store)
     for hint in _hints(view):
         terminal.note(hint)
     return 0 if view.is_complete else 1

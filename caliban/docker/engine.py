@@ -15,6 +15,9 @@ from caliban import home, process
 from caliban.docker.image.dockerfile import LABEL
 from caliban.errors import EngineAwayError, EngineError
 
+# How engines call processors, and how platforms of images do.
+_PROCESSORS = {"x86_64": "amd64", "aarch64": "arm64"}
+
 if TYPE_CHECKING:
     from http.client import HTTPConnection
 
@@ -222,6 +225,18 @@ class Engine:
         return "/".join(
             found[name] for name in ("Os", "Architecture", "Variant") if found.get(name)
         )
+
+    def own_platform(self) -> str:
+        """What it builds for unless it is told something else: "linux/amd64".
+
+        Raises:
+          EngineError: no engine answers.
+        """
+        if named := os.environ.get("DOCKER_DEFAULT_PLATFORM"):
+            return named
+        info = self.info()
+        machine = str(info.get("Architecture"))
+        return f"{info.get('OSType', 'linux')}/{_PROCESSORS.get(machine, machine)}"
 
     def is_ours(self, image: str) -> bool:
         """Whether caliban has built an image, so that it has the folders that jobs write to."""

@@ -92,6 +92,7 @@ class ImagePlan:
       dockerfile: the project's Dockerfile that `base_image` is built from; None for an image that
         has to be there.
       secrets: ids of the secrets that the build needs, never their values.
+      platform: what it runs on, "linux/arm64"; "" for what the engine itself runs on.
     """
 
     mode: Mode
@@ -116,6 +117,7 @@ class ImagePlan:
     julia: str = ""
     dockerfile: ProjectDockerfile | None = None
     secrets: tuple[str, ...] = ()
+    platform: str = ""
 
     def interactive(self, shell: str = "", jupyter: str = "") -> ImagePlan:
         """The same environment with no code in it, which is mounted: all projects' live image."""
@@ -139,6 +141,7 @@ class ImagePlan:
             "julia": self.julia,
             "dockerfile": self.dockerfile and self.dockerfile.to_json(),
             "secrets": list(self.secrets),
+            "platform": self.platform,
         }
         return {
             "mode": self.mode.value,
@@ -185,4 +188,5 @@ class ImagePlan:
             julia=value.get("julia", ""),
             dockerfile=dockerfile and ProjectDockerfile.from_json(dockerfile),
             secrets=tuple(value.get("secrets", ())),
+            platform=value.get("platform", ""),
         )

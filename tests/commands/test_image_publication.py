@@ -69,9 +69,13 @@ class NoEngine:
 
     machine: str = ""
 
+    def own_platform(self) -> str:
+        assert self.machine, "the engine was asked"
+        return self.machine
+
     def info(self) -> dict[str, Any]:
         assert self.machine, "the engine was asked"
-        return {"Architecture": self.machine, "Name": "laptop"}
+        return {"Name": "laptop"}
 
     def image(self, _: str) -> None:
         assert self.machine, "the engine was asked"
@@ -225,57 +229,52 @@ class TestRegistry:
 class TestPlatform:
     REGISTRY = Publication(registry="localhost:5000")
 
-    def test_nothing_is_built_that_googles_machines_can_not_run(self) -> None:
-        built = images(NoEngine("aarch64"))
-        with pytest.raises(UsageError) as error:
-            provide(self.REGISTRY, built, PLAN)
-        assert error.value.message == (
-            "this engine builds for linux/arm64, and the jobs' machines are linux/amd64"
+    def test_what_is_built_is_for_googles_machines(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.platform("linux/arm64") == "linux/amd64"
+        assert "Building for linux/amd64, as the jobs' machines are linux/amd64; " in (
+            capsys.readouterr().err
         )
-        assert cast(FakeImages, built).plans == []
+        assert self.platform("linux/amd64") == ""
 
-    def test_dockers_own_variable_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64/v8")
-        with pytest.raises(UsageError, match="builds for linux/arm64, and"):
-            provide(self.REGISTRY, images(NoEngine("x86_64")), PLAN)
+    def test_a_platform_that_they_do_not_have_is_refused(self) -> None:
+        plan = replace(PLAN, platform="linux/arm64")
+        with pytest.raises(UsageError, match="--platform linux/arm64: the jobs' machines are"):
+            provide(self.REGISTRY, images(NoEngine("linux/arm64")), plan)
+
+    def platform(self, own: str, cluster: Cluster | None = None) -> str:
+        """What an engine is told to build for."""
+        built = images(NoEngine(own))
+        with pytest.raises(Enough):
+            provide(self.REGISTRY, built, PLAN, cluster=(lambda: cluster) if cluster else None)
+        return cast(FakeImages, built).plans[0].platform
 
     def test_what_was_built_for_other_machines_is_not_pushed(
         self, engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # What an engine has built says so itself, whatever was expected of it.
         monkeypatch.setattr(Engine, "platform", lambda *_: "linux/arm64/v8")
-        with pytest.raises(UsageError, match="builds for linux/arm64, and"):
+        with pytest.raises(UsageError, match="the image is for linux/arm64/v8, and"):
             provide(self.REGISTRY, images(engine, str(engine.image_id(image))), PLAN)
 
     @pytest.mark.parametrize(
-        ("machine", "nodes", "may"),
+        ("own", "nodes", "wanted"),
         [
-            ("aarch64", ["arm64"], True),
-            ("aarch64", ["arm64", "amd64"], True),
-            ("aarch64", ["amd64"], False),
-            ("x86_64", ["arm64"], False),
+            ("linux/arm64/v8", ["arm64"], ""),
+            ("linux/arm64", ["arm64", "amd64"], ""),
+            ("linux/arm64", ["amd64"], "linux/amd64"),
+            ("linux/amd64", ["arm64"], "linux/arm64"),
+            ("linux/s390x", ["arm64", "amd64"], "linux/amd64"),
+            ("linux/arm64", [], "linux/amd64"),
         ],
     )
-    def test_a_clusters_nodes_tell_what_they_can_run(
-        self, machine: str, nodes: list[str], may: bool
+    def test_a_clusters_nodes_tell_what_is_built(
+        self, own: str, nodes: list[str], wanted: str
     ) -> None:
         infos = [{"operatingSystem": "linux", "architecture": each} for each in nodes]
         known = Cluster("team", [{"status": {"nodeInfo": each}} for each in infos])
-        built = images(NoEngine(machine))
-        with pytest.raises(Enough if may else UsageError):
-            provide(self.REGISTRY, built, PLAN, cluster=lambda: known)
-        assert bool(cast(FakeImages, built).plans) == may
-
-    def test_where_nobody_knows_there_is_a_warning(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(Enough):
-            provide(
-                self.REGISTRY, images(NoEngine("aarch64")), PLAN, cluster=lambda: Cluster("team")
-            )
-        assert "builds for linux/arm64, and the jobs' machines are mostly linux/amd64" in (
-            capsys.readouterr().err
-        )
+        assert self.platform(own, known) == wanted
 
 
 class TestArtifactRegistry:

@@ -79,6 +79,7 @@ def test_everything_about_a_plan_is_recorded() -> None:
         "julia": "1.11",
         "dockerfile": ProjectDockerfile("Dockerfile", "base", (("A", "b"),)),
         "secrets": ("token",),
+        "platform": "linux/arm64",
     }
     plan = dataclasses.replace(PLAN, **rare)
     assert ImagePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

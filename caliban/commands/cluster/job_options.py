@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.commands import machine_choice
 from caliban.errors import Problems, UsageError
 from caliban.model import pod_resources
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What only jobs on a cluster have; GPUs and TPUs are in flags.add_accelerator_arguments."""
     parser.add_argument(
         "--min_cpu",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="MILLICPU",
         help="CPU that each job needs, in thousandths of one. GKE's own processes take a little of "
         "each node, so that a job that asks for 2000 doesn't fit on one with 2 CPUs (default on "
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min_mem",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="MB",
         help="Memory that each job needs. GKE's own processes take a little of each node (default "
         f"on GKE: {pod_resources.GKE_MEMORY_BESIDE} beside GPUs or TPUs, else "
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max_mem",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="MB",
         help="Memory with which a job is ended for taking too much (default: no such limit).",
     )
@@ -81,20 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="NAME", help="Queue of Kueue that the jobs wait in.")
     parser.add_argument(
         "--max_retries",
-        type=flags.natural_number,
+        type=flag_types.natural_number,
         default=0,
         metavar="N",
         help="How often a job that has failed by itself is started again (default: 0).",
     )
     parser.add_argument(
         "--timeout",
-        type=flags.duration,
+        type=flag_types.duration,
         metavar="DURATION",
         help="How long each job may run at the most, as in 90m, 36h or 2d (default: no limit).",
     )
     parser.add_argument(
         "--ttl",
-        type=flags.duration,
+        type=flag_types.duration,
         metavar="DURATION",
         help="How long the cluster keeps a job, and its log, after its end (default: until "
         "somebody deletes it).",

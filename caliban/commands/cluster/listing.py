@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caliban import flags, terminal
+from caliban import flag_types, terminal
 from caliban.commands.cluster import place_choice
 from caliban.model.job import Outcome, Status, duration
 from caliban.model.labels import UID
-from caliban.platform.kubernetes import labels, manifest, outcome, waiting
+from caliban.platform.kubernetes import labels, manifest, outcome
 
 if TYPE_CHECKING:
     from caliban.platform.kubernetes.backend import KubernetesBackend
@@ -23,20 +23,13 @@ if TYPE_CHECKING:
 # By which label each version of Kubernetes says whose pod it is.
 _JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
 
-_PHASES = {
-    "Pending": Status.SUBMITTED,
-    "Running": Status.RUNNING,
-    "Succeeded": Status.SUCCEEDED,
-    "Failed": Status.FAILED,
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which ones are listed, and how: `Namespace.xgroup, json`, and those of place_choice."""
     place_choice.add_arguments(parser)
     parser.add_argument(
         "--xgroup",
-        type=flags.group_name,
+        type=flag_types.group_name,
         metavar="NAME",
         help="Only those of this experiment group.",
     )
@@ -61,6 +54,12 @@ class Namespace:
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs, the newest last."""
         return sorted(self._backend.jobs(self.target, self.selector), key=_age)
+
+    def events(
+        self, found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]
+    ) -> dict[str, list[str]]:
+        """Why some of the jobs have no pod, by their names."""
+        return self._backend.events(self.target, found, _by_job(pods))
 
     def pods(self) -> list[dict[str, Any]]:
         """The pods, the newest last."""
@@ -94,25 +93,27 @@ def opened(args: argparse.Namespace) -> Iterator[Namespace]:
 
 
 def jobs(
-    found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]
+    found: Sequence[Mapping[str, Any]],
+    pods: Sequence[Mapping[str, Any]],
+    events: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     """What there is to say of jobs, as JSON.
 
     Args:
       found: Jobs as the cluster has them.
       pods: theirs, and perhaps others.
+      events: why some have no pod, by their names.
     """
-    of_job: dict[str, list[Mapping[str, Any]]] = {}
-    for pod in pods:
-        of_job.setdefault(_job_of(pod), []).append(pod)
+    of_job = _by_job(pods)
     rows = []
     for job in found:
         metadata = job["metadata"]
-        known = outcome.outcome(job, of_job.get(metadata["name"], ()))
+        name = metadata["name"]
+        known = outcome.outcome(job, of_job.get(name, ()), events.get(name, ()))
         containers = job["spec"]["template"]["spec"]["containers"]
         rows.append(
             {
-                "name": metadata["name"],
+                "name": name,
                 "uid": _label(job, UID),
                 "xgroup": manifest.group_of(job),
                 **_as_json(known),
@@ -122,6 +123,14 @@ def jobs(
             }
         )
     return rows
+
+
+def _by_job(pods: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Pods by the names of their jobs."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for pod in pods:
+        found.setdefault(_job_of(pod), []).append(pod)
+    return found
 
 
 def pods(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -135,27 +144,12 @@ def pods(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "name": pod["metadata"]["name"],
             "job": _job_of(pod),
             "xgroup": manifest.group_of(pod),
-            **_as_json(_of_pod(pod)),
+            **_as_json(outcome.of_pod(pod)),
             "node": pod["spec"].get("nodeName", ""),
             "created": pod["metadata"].get("creationTimestamp", ""),
         }
         for pod in found
     ]
-
-
-def _of_pod(pod: Mapping[str, Any]) -> Outcome:
-    status = pod.get("status") or {}
-    states = [each.get("state") or {} for each in status.get("containerStatuses") or ()]
-    state = states[0] if states else {}
-    ended = state.get("terminated") or {}
-    running = state.get("running") or {}
-    where = _PHASES.get(status.get("phase", ""), Status.UNKNOWN)
-    reason = waiting.of_pod(pod)
-    if where is Status.FAILED:
-        reason = status.get("reason") or ended.get("reason") or ""
-    started = ended.get("startedAt") or running.get("startedAt")
-    code = ended.get("exitCode")
-    return Outcome(where, code, reason, _time(started), _time(ended.get("finishedAt")))
 
 
 def _as_json(known: Outcome) -> dict[str, Any]:
@@ -222,8 +216,8 @@ def _local(text: str) -> str:
 
 
 def _span(row: Mapping[str, Any], now: datetime.datetime) -> str:
-    """How long something took, or has run so far; "" if it has not begun."""
+    """How long something took, or has run so far; "" if that isn't known."""
     started, finished = _time(row["started"]), _time(row["finished"])
-    if started is None:
+    if started is None or (finished is None and Status(row["status"]).is_final):
         return ""
     return duration((finished or now) - started)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from caliban import process
 from caliban.docker.engine import Engine
@@ -29,7 +30,7 @@ _CAUSES = (
     (
         r"no matching manifest for",
         "the registry has it for other platforms only",
-        _OTHER,
+        f"--platform names one. {_OTHER}",
     ),
     (
         r"unauthorized|authentication required|no basic auth credentials|access denied|denied:"
@@ -97,19 +98,22 @@ def ensure(
     """
     name = plan.base_image
     is_wanted_anew = pull or (no_cache and plan.dockerfile is not None)
-    image = None if is_wanted_anew else engine.image(name)
+    image = None if is_wanted_anew else _fitting(plan, engine)
     if image is None:
         with builder.one_at_a_time(name):
-            found = engine.image_id(name)
-            if found is not None and not is_wanted_anew:
+            if _fitting(plan, engine) is not None and not is_wanted_anew:
                 pass  # another process has seen to it
             elif plan.dockerfile:
                 own_dockerfile.build(plan, engine, excluded, pull, no_cache, secrets, allowed_keys)
             else:
-                _pull(name, is_there=found is not None)
-        image = engine.image(name)
+                _pull(name, plan.platform, engine.platform(name))
+        image = _fitting(plan, engine)
     if image is None:
-        raise UsageError(f"the base image {name} was made, but the engine lacks it", _OTHER)
+        raise UsageError(
+            f"the base image {name} was made, but the engine lacks it"
+            + (f" for {plan.platform}" if plan.platform else ""),
+            _OTHER,
+        )
     if triggers := own_dockerfile.triggers(image):
         raise UsageError(
             f"nothing can be built on {name}: its ONBUILD instructions need what caliban doesn't "
@@ -120,16 +124,40 @@ def ensure(
     return str(image["Id"])
 
 
-def _pull(name: str, is_there: bool) -> None:
+def _fitting(plan: ImagePlan, engine: Engine) -> Mapping[str, Any] | None:
+    """The base image, if the engine has it, and for the platform that is wanted."""
+    image = engine.image(plan.base_image)
+    if image is None or not plan.platform:
+        return image
+    # A variant that isn't asked for may be any: "linux/arm64" is also "linux/arm64/v8".
+    found = engine.platform(plan.base_image)
+    return image if f"{found}/".startswith(f"{plan.platform}/") else None
+
+
+def _pull(name: str, platform: str, there: str) -> None:
+    """Has the engine pull an image.
+
+    Args:
+      name: of the image.
+      platform: that it is wanted for; "" for the engine's own.
+      there: what the image of that name is for which the engine has; "" if it has none.
+
+    Raises:
+      UsageError: it can't be had.
+    """
     from caliban.docker.image import progress
 
-    with process.start(["docker", "pull", name], merge_stderr=True) as child:
-        code, output = progress.show(child, f"Pull the base image {name}")
+    options = ["--platform", platform] if platform else []
+    with process.start(["docker", "pull", *options, name], merge_stderr=True) as child:
+        title = f"Pull the base image {name}" + (f" for {platform}" if platform else "")
+        code, output = progress.show(child, title)
     if code == 0:
         return
     said = progress.reason(output).removeprefix("Error response from daemon: ")
     meaning, hint = _cause(name, output)
-    if is_there:
+    if there and platform:
+        hint += f"\nThe engine has an image of that name for {there}."
+    elif there:
         hint += "\nThe engine has an image of that name: without --pull, it is used."
     if container := dlvm.of_image(name):
         hint = (

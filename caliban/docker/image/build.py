@@ -76,7 +76,8 @@ def ensure(
         builder = builders.detect(engine)
         sections = list(dockerfile.sections(plan, builder is Builder.BUILDKIT))
         built = order.carry_out(
-            order.Order(builder, sections, files, name, labels, no_cache, opened), engine
+            order.Order(*(builder, sections, files, name, labels, no_cache, opened, plan.platform)),
+            engine,
         )
         inputs.keep(plan, made_of)
     return built

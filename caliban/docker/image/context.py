@@ -36,6 +36,8 @@ from caliban.model.module import Module
 
 # Never part of an image: what Python, git and editors write beside the code changes without it.
 _IGNORED_FOLDERS = frozenset({"__pycache__", ".devcontainer", ".git", ".ipynb_checkpoints"})
+# In a submodule or a worktree, a file says where git keeps what would be in the folder.
+_IGNORED_FILES = frozenset({".git"})
 
 # caliban's own settings, among them perhaps the password of a database; jobs don't read them.
 _SETTINGS = ".calibanconfig.json"
@@ -321,7 +323,7 @@ def _walk(
         inside = Path(place).relative_to(project)
         prefix = "" if inside == Path() else f"{inside.as_posix()}/"
         folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
-        for name in (*folders, *sorted(names)):
+        for name in (*folders, *sorted({*names} - _IGNORED_FILES)):
             path = Path(place, name)
             try:
                 info = path.lstat()

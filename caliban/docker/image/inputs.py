@@ -109,7 +109,7 @@ def of(
         packages=_packages(plan.lock),
         layers=[_layer(each, parts.base_id, contents) for each in dockerfile.sections(plan)],
         files=contents,
-        read=dict(_read(plan)),
+        read=dict(deciding(plan)),
     )
 
 
@@ -154,10 +154,15 @@ def _packages(lock: str) -> dict[str, str]:
     return found
 
 
-def _read(plan: ImagePlan) -> Iterator[tuple[str, str]]:
-    """The files that decide what an image holds, whether it copies them or not."""
+def deciding(plan: ImagePlan) -> Iterator[tuple[str, str]]:
+    """The files that decide what an image holds, whether it copies them or not.
+
+    Yields:
+      The path of each in the project, and what stands for it.
+    """
     project = Path(plan.directory)
-    named = [IGNORE, *([plan.dockerfile.path] if plan.dockerfile else [])]
+    own = [plan.dockerfile.path] if plan.dockerfile else []
+    named = [IGNORE, *own, *(f"{path}{IGNORE}" for path in own)]
     with contextlib.suppress(OSError):
         for name in named:
             if (project / name).exists():
@@ -194,7 +199,7 @@ def is_kept(plan: ImagePlan, image: str) -> bool:
     if home.path(FOLDER, _file_name(plan, image)) not in _files(plan)[-1:]:
         return False
     kept = newest(plan)
-    now = (_attributes(plan), dict(_read(plan)))
+    now = (_attributes(plan), dict(deciding(plan)))
     return kept is not None and (kept[0].plan, kept[0].read) == now
 
 

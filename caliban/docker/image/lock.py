@@ -101,7 +101,7 @@ def resolve(
     opened = secrets.open(plan.secrets, [file.path for file in files])
     loading = threading.Thread(target=engine.load, daemon=True)  # for `_read`
     loading.start()
-    wanted = order.Order(builder, sections, files, secrets=opened)
+    wanted = order.Order(builder, sections, files, secrets=opened, platform=plan.platform)
     image = order.carry_out(wanted, engine, "the dependencies could not be resolved")
     loading.join()
     found = _read(engine, image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ class Order:
       labels: those that it gets.
       no_cache: whether to go through each step anew.
       secrets: those that its steps are lent.
+      platform: what it is for, see ImagePlan; "" for what the engine builds for by itself.
     """
 
     builder: Builder
@@ -40,6 +42,7 @@ class Order:
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
     secrets: Opened = field(default_factory=Opened)
+    platform: str = ""
 
     def write(self, stream: IO[bytes]) -> None:
         """Writes the context, with the Dockerfile in it.
@@ -75,10 +78,13 @@ def carry_out(order: Order, engine: Engine, failure: str = "the image could not 
     by_api = engine.has_socket and not order.secrets.secrets
     code, printed, image = (_by_api if by_api else _by_program)(order, engine)
     if code:
-        raise BuildError(
-            f"{failure}: {progress.reason(printed)}",
-            "The output of the step that failed stands above.",
-        )
+        hint = "The output of the step that failed stands above."
+        if order.platform and any("exec format error" in line for line in printed):
+            hint = (
+                f"This machine can't run programs of {order.platform}. Emulation makes it able to: "
+                "install qemu-user-static and binfmt-support, or build on a machine of that kind."
+            )
+        raise BuildError(f"{failure}: {progress.reason(printed)}", hint)
     return image
 
 
@@ -91,6 +97,8 @@ def _by_api(order: Order, engine: Engine) -> tuple[int, list[str], str]:
     }
     parameters |= {"t": order.name} if order.name else {}
     parameters |= {"nocache": "1"} if order.no_cache else {}
+    if platform := order.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM"):
+        parameters["platform"] = platform
     with api.running(engine, parameters, order.write) as build:
         code, printed = progress.show(build, sections=order.sections)
     return code, printed, build.image
@@ -101,6 +109,7 @@ def _by_program(order: Order, _: Engine) -> tuple[int, list[str], str]:
     for key, value in order.labels.items():
         arguments += ["--label", f"{key}={value}"]
     arguments += [*order.secrets.arguments(), *(["--no-cache"] if order.no_cache else [])]
+    arguments += ["--platform", order.platform] if order.platform else []
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "id")
         with builders.running(

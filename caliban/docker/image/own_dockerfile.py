@@ -52,7 +52,8 @@ def current(plan: ImagePlan, excluded: Iterable[Path] = ()) -> ImagePlan:
         return plan
     project, own = Path(plan.directory), plan.dockerfile
     total = hashlib.sha256(_text(project, own).encode(errors="surrogateescape"))
-    total.update(json.dumps([own.target, own.build_args]).encode())
+    chosen = [own.target, own.build_args, *([plan.platform] if plan.platform else [])]
+    total.update(json.dumps(chosen).encode())
     for file in files(project, own, excluded):
         place = f"\0{file.name}\0{stat.S_IMODE(file.info.st_mode):o}\0{_content(file)}"
         total.update(place.encode(errors="surrogateescape"))
@@ -98,6 +99,7 @@ def build(
     for key, value in own.build_args:
         arguments += ["--build-arg", f"{key}={value}"]
     arguments += ["--pull"] * pull + ["--no-cache"] * no_cache
+    arguments += ["--platform", plan.platform] if plan.platform else []
     sent = files(project, own, excluded)
     keys.check(sent, allowed_keys)
     builder = builders.of_client(engine)
