@@ -24,8 +24,14 @@ VERSION = 1
 
 DIGEST, MANIFEST = "digest", "manifest.json"
 
-# A manifest is read into memory; one of 10,000 jobs has 10 MB.
-_LARGEST_MANIFEST = 1 << 26
+# A manifest is read into memory; one of 10,000 jobs has 10 MB. How much of that its values take
+# depends on how many there are: at most one for each of these characters, and one more.
+_LARGEST_MANIFEST = 1 << 25
+_MOST_VALUES = 1 << 21
+_BETWEEN = (b",", b":", b"[", b"{")
+
+# What no name, argument or text of a program can hold, as JSON writes it.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
@@ -66,13 +72,15 @@ def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | P
       The digest of the manifest, which stands for all that is in the file: "sha256:...".
 
     Raises:
-      UsageError: it cannot be written.
+      UsageError: it cannot be written, or there is too much to say for one file.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
         listed = [_entry(name, parts[name]) for name in sorted(parts)]
         whole = {"format": FORMAT, "version": VERSION, **manifest, "parts": listed}
         text = f"{json.dumps(whole, indent=1, sort_keys=True)}\n".encode()
+        if len(text) > _LARGEST_MANIFEST or _values(text) > _MOST_VALUES:
+            raise UsageError(f"cannot write {path}: the group has too many jobs for one file")
         digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
         with partial.open("wb") as stream:
             _put(stream, DIGEST, f"{digest}\n".encode())
@@ -96,6 +104,11 @@ def _entry(name: str, content: bytes | Path) -> dict[str, Any]:
         with content.open("rb") as stream:
             size, digest = content.stat().st_size, hashlib.file_digest(stream, "sha256")
     return {"name": name, "size": size, "sha256": digest.hexdigest()}
+
+
+def _values(text: bytes) -> int:
+    """At least as many as the values that a text of JSON has, but for one."""
+    return sum(map(text.count, _BETWEEN))
 
 
 def _put(stream: IO[bytes], name: str, content: bytes | Path) -> None:
@@ -145,7 +158,7 @@ class Archive:
         self.path = path
         try:
             if not path.is_file():
-                raise self._refused("it is not a file")
+                raise self.refused("it is not a file")
             self._stream = path.open("rb")
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from None
@@ -167,12 +180,14 @@ class Archive:
         self.digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
         if told != self.digest:
             raise self._altered(MANIFEST)
+        if _values(text) > _MOST_VALUES or (b"u0000" in text and _NUL.search(text)):
+            raise self.refused(f"{MANIFEST} holds what no such file does")
         try:
             manifest = json.loads(text)
         except (ValueError, RecursionError):
-            raise self._refused(f"{MANIFEST} is no JSON") from None
+            raise self.refused(f"{MANIFEST} is no JSON") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise self._refused(f"{MANIFEST} does not say that it is {FORMAT}")
+            raise self.refused(f"{MANIFEST} does not say that it is {FORMAT}")
         if manifest.get("version") != VERSION:
             raise UsageError(
                 f"{self.path} has version {manifest.get('version')!r} of its format; this caliban "
@@ -191,16 +206,16 @@ class Archive:
             is_size = type(size) is int and 0 <= size < _LARGEST_PART
             is_digest = isinstance(sha256, str) and _SHA256.fullmatch(sha256)
             if not (isinstance(name, str) and _is_name(name) and is_size and is_digest):
-                raise self._refused(f"{MANIFEST} has a part without a proper name, size or sha256")
+                raise self.refused(f"{MANIFEST} has a part without a proper name, size or sha256")
             if name <= last or name in (DIGEST, MANIFEST):
-                raise self._refused(f"{MANIFEST} does not have its parts in order, each once")
+                raise self.refused(f"{MANIFEST} does not have its parts in order, each once")
             assert isinstance(size, int) and isinstance(sha256, str)
             yield Part(name, size, sha256, at + _BLOCK)
             last, at = name, at + _BLOCK + size + len(_padding(size))
         length = self.path.stat().st_size
         if length != at + len(_END):
             which = "too short" if length < at + len(_END) else "too long"
-            raise self._refused(f"it is {which} for the parts that {MANIFEST} names")
+            raise self.refused(f"it is {which} for the parts that {MANIFEST} names")
 
     def _member(self, name: str, longest: int) -> bytes:
         """The content of one of the first two members."""
@@ -208,9 +223,9 @@ class Archive:
         try:
             size = tarfile.TarInfo.frombuf(header, "ascii", "replace").size
         except tarfile.TarError:
-            raise self._refused("it is no archive of experiments") from None
+            raise self.refused("it is no archive of experiments") from None
         if not 0 <= size <= longest or header != _header(name, size):
-            raise self._refused(f"it has no proper part '{name}' in its place")
+            raise self.refused(f"it has no proper part '{name}' in its place")
         content = self._stream.read(size)
         if len(content) < size or self._stream.read(-size % _BLOCK) != _padding(size):
             raise self._altered(name)
@@ -224,7 +239,7 @@ class Archive:
         """
         part = self._part(name)
         if part.size > longest:
-            raise self._refused(f"its part '{name}' has {part.size} bytes")
+            raise self.refused(f"its part '{name}' has {part.size} bytes")
         return b"".join(self.pieces(name))
 
     def pieces(self, name: str) -> Iterator[bytes]:
@@ -270,10 +285,11 @@ class Archive:
 
     def _part(self, name: str) -> Part:
         if name not in self.parts:
-            raise self._refused(f"it has no part '{name}'")
+            raise self.refused(f"it has no part '{name}'")
         return self.parts[name]
 
-    def _refused(self, why: str) -> UsageError:
+    def refused(self, why: str) -> UsageError:
+        """The error that says why the file is not used."""
         return UsageError(f"{self.path} cannot be used: {why}", "Get the file anew.")
 
     def _altered(self, name: str) -> UsageError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import io
+import os
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -15,32 +17,71 @@ from caliban.docker.engine import Engine
 from caliban.errors import EngineError, UsageError
 from caliban.model.image import WORKING_DIRECTORY
 
-# What begins the record of a link.
-_LINK = "link "
+# What begins the record of a link, and what is that of a folder.
+_LINK, _FOLDER = "link ", "folder"
+
+# How many links a path may lead through; systems follow no more.
+_MOST_LINKS = 40
+
+
+class Kind(enum.Enum):
+    """What a file of a project is."""
+
+    FILE = "file"
+    PROGRAM = "program"
+    LINK = "link"
+    FOLDER = "folder"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file or link of a project.
+    """A file, a link, or a folder that has nothing in it.
 
     Attributes:
       path: in the project.
-      is_executable: whether it can be run.
-      content: what it holds; of a link, where it leads.
-      is_link: whether it is a link.
+      kind: what it is.
+      content: what it holds; of a link, where it leads; nothing of a folder.
     """
 
     path: str
-    is_executable: bool
-    content: bytes
-    is_link: bool = False
+    kind: Kind
+    content: bytes = b""
 
     @property
     def recorded(self) -> str:
         """What stands for it; a record has the beginning, see docker.image.inputs."""
+        if self.kind is Kind.FOLDER:
+            return _FOLDER
         digest = hashlib.sha256(self.content).hexdigest()
-        mode = 0o777 if self.is_executable else 0o666
-        return f"{_LINK}{digest}" if self.is_link else f"{mode:o} {digest}"
+        mode = 0o777 if self.kind is Kind.PROGRAM else 0o666
+        return f"{_LINK}{digest}" if self.kind is Kind.LINK else f"{mode:o} {digest}"
+
+
+def leads_out(links: Mapping[str, str], name: str) -> bool:
+    """Whether a link leads out of the project, by itself or through others, or in a circle.
+
+    Args:
+      links: where each link of the project leads, by its path.
+      name: of one of them.
+    """
+    place: list[str] = []
+    rest = list(reversed(name.split("/")))
+    left = _MOST_LINKS
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            if not place:
+                return True
+            place.pop()
+        elif part not in ("", "."):
+            place.append(part)
+            if (target := links.get("/".join(place))) is not None:
+                if target.startswith("/") or not left:
+                    return True
+                left -= 1
+                place.pop()
+                rest += reversed(target.split("/"))
+    return False
 
 
 def find(files: Mapping[str, str], project: Path, image: str, engine: Engine) -> list[SourceFile]:
@@ -58,6 +99,10 @@ def find(files: Mapping[str, str], project: Path, image: str, engine: Engine) ->
     found = _unchanged(files, _of_project(project, files))
     if changed := files.keys() - found.keys():
         found |= _unchanged({name: files[name] for name in changed}, _of_image(engine, image))
+    # What has to be there and is not read is sent to the builder empty.
+    found |= _unchanged(
+        files, (SourceFile(name, Kind.FILE) for name in files.keys() - found.keys())
+    )
     if missing := sorted(files.keys() - found.keys()):
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise UsageError(
@@ -76,15 +121,22 @@ def _unchanged(files: Mapping[str, str], there: Iterator[SourceFile]) -> dict[st
     }
 
 
-def _of_project(project: Path, names: Mapping[str, str]) -> Iterator[SourceFile]:
-    for name in names:
+def _of_project(project: Path, files: Mapping[str, str]) -> Iterator[SourceFile]:
+    for name, recorded in files.items():
         path = project / name
         with contextlib.suppress(OSError):
-            info = path.lstat()
+            # What declares something may have been read through a link.
+            info = path.lstat() if recorded.startswith(_LINK) else path.stat()
             if stat.S_ISLNK(info.st_mode):
-                yield SourceFile(name, False, bytes(path.readlink()), is_link=True)
+                yield SourceFile(name, Kind.LINK, os.fsencode(path.readlink()))
+            elif stat.S_ISDIR(info.st_mode):
+                yield SourceFile(name, Kind.FOLDER)
             elif stat.S_ISREG(info.st_mode):
-                yield SourceFile(name, bool(info.st_mode & stat.S_IXUSR), path.read_bytes())
+                yield SourceFile(name, _kind(info.st_mode), path.read_bytes())
+
+
+def _kind(mode: int) -> Kind:
+    return Kind.PROGRAM if mode & stat.S_IXUSR else Kind.FILE
 
 
 def _of_image(engine: Engine, image: str) -> Iterator[SourceFile]:
@@ -106,8 +158,11 @@ def _of_image(engine: Engine, image: str) -> Iterator[SourceFile]:
         for member in opened:
             name = str(PurePosixPath(member.name))
             if member.issym():
-                yield SourceFile(name, False, member.linkname.encode(), is_link=True)
+                target = member.linkname.encode(errors="surrogateescape")
+                yield SourceFile(name, Kind.LINK, target)
+            elif member.isdir():
+                yield SourceFile(name, Kind.FOLDER)
             elif member.isreg():
                 stream = opened.extractfile(member)
                 assert stream is not None
-                yield SourceFile(name, bool(member.mode & stat.S_IXUSR), stream.read())
+                yield SourceFile(name, _kind(member.mode), stream.read())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from typing import Any
 
 from caliban import __version__, joblog
 from caliban.bundle import code
+from caliban.bundle.code import Kind, SourceFile, leads_out
 from caliban.docker.engine import Engine
 from caliban.docker.image import dockerfile, keys
 from caliban.errors import UsageError
@@ -98,12 +100,14 @@ def _launch(
     if not source.get("files"):
         raise UsageError("it is not recorded which code these jobs ran")
     files = code.find(source.pop("files"), Path(plan["directory"]), provenance.image.id, engine)
+    _check_links(files)
     listed = []
     for file in files:
-        name = found.add_file(file.content)
-        paths.setdefault(name, file.path)
-        kind = "link" if file.is_link else "program" if file.is_executable else "file"
-        listed.append({"path": file.path, "kind": kind, "part": name})
+        entry = {"path": file.path, "kind": file.kind.value}
+        if file.kind is not Kind.FOLDER:
+            entry["part"] = found.add_file(file.content)
+            paths.setdefault(entry["part"], file.path)
+        listed.append(entry)
     record["code"] = listed
     text = dockerfile.render(ImagePlan.from_json(provenance.plan))
     record["dockerfile"] = found.add(f"{folder}/Dockerfile", text.encode())
@@ -117,6 +121,22 @@ def _launch(
     return record
 
 
+def _check_links(files: Sequence[SourceFile]) -> None:
+    """Sees to it that the links of a project stay in it, as whoever gets the file demands.
+
+    Raises:
+      UsageError: naming those that don't.
+    """
+    links = {file.path: os.fsdecode(file.content) for file in files if file.kind is Kind.LINK}
+    if wrong := [
+        f"  {name} -> {target}" for name, target in links.items() if leads_out(links, name)
+    ]:
+        raise UsageError(
+            "\n".join(["links lead out of the project, where others have something else:", *wrong]),
+            "Name them in .dockerignore, or put what they lead to into the project, and run again.",
+        )
+
+
 def _job(found: Contents, job: Job, launch: int) -> dict[str, Any]:
     outcome = job.outcome
     log = b"".join(joblog.read(job.uid)) if joblog.find(job.uid) else None
@@ -124,7 +144,8 @@ def _job(found: Contents, job: Job, launch: int) -> dict[str, Any]:
         "job": job.id,
         "launch": launch,
         "args": list(job.experiment.args),
-        "params": dict(job.experiment.params),
+        # As pairs: programs that read JSON need not keep the order of what is in an object.
+        "params": [[name, value] for name, value in job.experiment.params.items()],
         "platform": job.submission.platform,
         "status": outcome.status.value,
         "exit_code": outcome.exit_code,

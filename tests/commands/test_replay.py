@@ -1,0 +1,110 @@
+"""`caliban replay`, as far as it needs no engine: what a build of a stranger's code may read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caliban.bundle import recorded
+from caliban.bundle.archive import Archive
+from caliban.commands.replay_images import Workshop
+from caliban.errors import UsageError
+from caliban.model.image import ImagePlan, Mode
+from tests.bundle import forgery
+from tests.bundle.forgery import Manifest
+from tests.conftest import Inline
+
+
+class Untouched:
+    """Stands for what must not be asked anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"it was asked for {name}")
+
+
+@pytest.mark.parametrize(
+    ("files", "plan"),
+    [
+        ({"requirements.txt": "-r {secret}\n"}, {}),
+        ({"requirements.txt": "-r ../secret/requirements.txt\n"}, {}),
+        ({"requirements.txt": "-r /dev/zero\n"}, {}),
+        ({"requirements.txt": "--find-links ../secret\n"}, {}),
+        ({"requirements.txt": "--find-links /\n"}, {}),
+        ({"requirements.txt": "-e ../secret\n"}, {}),
+        *(
+            (
+                {
+                    "pyproject.toml": '[project]\nname = "x"\nversion = "1"\n',
+                    "uv.lock": 'version = 1\n[[package]]\nname = "y"\nsource = '
+                    f'{{{{ editable = "{path}" }}}}\n',
+                },
+                {"requirements": [], "project": "pyproject.toml", "lock_file": "uv.lock"},
+            )
+            for path in ("../secret", "/", "{secret}", "a/../../secret")
+        ),
+    ],
+)
+def test_a_build_reads_nothing_beside_the_code(
+    files: dict[str, str], plan: dict[str, Any], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for name in ("setup.py", "requirements.txt"):
+        (secret / name).write_text("absl-py\n")
+
+    def change(manifest: Manifest, parts: dict[str, bytes]) -> None:
+        launch = manifest["launches"][0]
+        launch["plan"].update(plan)
+        launch["code"] = [each for each in launch["code"] if each["path"] not in files]
+        for name, text in files.items():
+            content = text.format(secret=secret).encode()
+            part = forgery.part_of(content)
+            parts[part] = content
+            launch["code"].append({"path": name, "kind": "file", "part": part})
+
+    forgery.write(tmp_path / "evil.tar", change)
+    with Archive(tmp_path / "evil.tar") as archive, pytest.raises(UsageError):
+        launch = recorded.read(archive).launches[0]
+        nobody: Any = Untouched()
+        args = argparse.Namespace(secret=[], allow_key=[])
+        Workshop(archive, {}, nobody, nobody, args).prepare(launch, tmp_path / "code")
+
+
+def test_what_would_be_run_is_listed(tmp_path: Path, home: Path, inline: Inline) -> None:
+    forgery.write(tmp_path / "tries.tar")
+    done = inline("replay", str(tmp_path / "tries.tar"), "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1: trainer.train --rate 0.1\n2: trainer.train --rate 0.2\n"
+    assert "The image caliban:cpu-0 would be built" in done.stderr
+    done = inline("replay", str(tmp_path / "tries.tar"), "--dry_run", "--where", "rate=0.2")
+    assert done.stdout == "2: trainer.train --rate 0.2\n"
+    done = inline("replay", str(tmp_path / "tries.tar"), "--dry_run", "--where", "rat=0.2")
+    assert done.returncode == 2
+    assert "Did you mean rate?" in done.stderr
+
+
+def test_a_plan_comes_back_whole(tmp_path: Path) -> None:
+    wanted = ImagePlan(
+        Mode.GPU,
+        "registry.example.com/base:1",
+        "/x",
+        None,
+        apt_packages=("git",),
+        conda=("-c", "conda-forge", "numpy"),
+        directories=("data",),
+        extras=("gpu",),
+        packages=("-e .", "./libs/metrics[fast]"),
+        julia="1.11",
+        secrets=("netrc",),
+        platform="linux/arm64",
+    )
+    forgery.write(
+        tmp_path / "x.tar",
+        lambda manifest, _: manifest["launches"][0].update(plan=wanted.to_json()),
+    )
+    with Archive(tmp_path / "x.tar") as archive:
+        found = recorded.read(archive).launches[0].plan
+    assert found.to_json() == {**wanted.to_json(), "directory": ""}
