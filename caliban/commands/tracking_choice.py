@@ -1,0 +1,124 @@
+"""Where the runs of jobs are kept, and what jobs are told of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caliban import config, terminal
+from caliban.errors import CalibanError
+from caliban.model import tracking
+from caliban.model.job import Job
+from caliban.platform.kubernetes.manifest import CLOUD_SQL_PORT
+from caliban.platform.local import Options
+from caliban.tracking import outbox, place
+from caliban.tracking.place import Place
+
+if TYPE_CHECKING:
+    from caliban.commands.image_choice import ImageChoice
+    from caliban.history.store import HistoryStore
+
+# How long somebody waits who has asked for something else, in seconds.
+_PATIENCE = 15.0
+
+
+def choose(settings: config.Config, directory: Path) -> Place | None:
+    """Where the runs of a project's jobs are kept; None for nowhere.
+
+    Raises:
+      UsageError: the project's configuration names no such place.
+    """
+    return place.find(settings.mlflow, directory, os.environ)
+
+
+def of_choice(image: ImageChoice) -> Place | None:
+    """The same for the project of an image.
+
+    Raises:
+      UsageError: its configuration names no such place.
+    """
+    return choose(image.settings, Path(image.plan.directory))
+
+
+def of_jobs(jobs: Sequence[Job]) -> Place | None:
+    """The same for jobs that run again: what their project says now."""
+    for directory in dict.fromkeys(str(job.container_spec.get("directory", "")) for job in jobs):
+        if directory:
+            try:
+                return choose(config.load(Path(directory)), Path(directory))
+            except CalibanError as error:
+                terminal.warn(f"these jobs get no runs in MLflow: {error.message}")
+    return None
+
+
+def here(options: Options, where: Place | None) -> Options:
+    """How containers are run whose jobs find their runs.
+
+    The variables are named only: each job has values of its own, and some are passwords.
+
+    Args:
+      options: how they are run besides.
+      where: the runs are kept.
+    """
+    if where is None:
+        return options
+    names = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID)
+    logins = [name for name in tracking.CREDENTIALS if name in os.environ]
+    environment: dict[str, str | None] = dict.fromkeys((*names, *logins))
+    environment |= dict(options.environment)
+    # Their own network would not lead them to a server that only this machine reaches.
+    network = "host" if where.is_on_loopback or not where.is_server else ""
+    return replace(options, environment=tuple(environment.items()), network=network)
+
+
+def elsewhere(
+    where: Place | None, group: str, has_proxy: bool = False
+) -> tuple[tuple[str, str], ...]:
+    """What all jobs of a group find in their environment that are sent elsewhere.
+
+    Args:
+      where: their runs are kept.
+      group: name of the experiment group.
+      has_proxy: whether something beside each job leads to Cloud SQL.
+    """
+    if where is None:
+        return ()
+    url = where.url
+    if where.instance and has_proxy:
+        url = f"postgresql://{where.user}@127.0.0.1:{CLOUD_SQL_PORT}/{where.database}"
+    elif where.is_on_loopback:
+        return ()
+    return ((tracking.URI, url), (tracking.EXPERIMENT, group))
+
+
+def tell_unreachable(where: Place | None, has_proxy: bool = False) -> None:
+    """Says so if jobs elsewhere can't reach the place where their runs are kept."""
+    if where and where.is_on_loopback and not (where.instance and has_proxy):
+        terminal.warn(
+            f"{where} is reached from this machine only: the jobs are not told of it, and "
+            "'caliban status' makes their runs when they have ended"
+        )
+
+
+def expect(store: HistoryStore, uids: Sequence[str]) -> None:
+    """Takes note of jobs sent elsewhere, whose runs are completed when they have ended.
+
+    Args:
+      store: the history.
+      uids: of the jobs, which are of one project.
+    """
+    jobs = store.jobs(uids[:1])
+    if where := of_jobs(jobs):
+        outbox.expect(outbox.Entry(uid, where, jobs[0].group) for uid in uids)
+
+
+def send_waiting(store: HistoryStore) -> None:
+    """Sends to MLflow what waits for that, and says what waits on."""
+    from caliban.tracking import sender
+
+    for left in sender.flush(store, _PATIENCE):
+        jobs = "1 job waits" if left.number == 1 else f"{left.number} jobs wait"
+        terminal.warn(f"{jobs} to be written to MLflow: {left.why}")

@@ -1,0 +1,102 @@
+"""Jobs whose runs are not written down yet: a small file for each, until they are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from caliban import home
+from caliban.tracking.place import Place
+
+_FOLDER = "mlflow"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job whose run is not written down yet.
+
+    Attributes:
+      uid: of the job.
+      place: where it is to be.
+      experiment: its name there.
+      run_id: of the run that the job was told of; "" if it was told of none.
+    """
+
+    uid: str
+    place: Place
+    experiment: str
+    run_id: str = ""
+
+
+def expect(entries: Iterable[Entry]) -> None:
+    """Takes note of jobs; of those that are known already, what is known stays."""
+    for entry in entries:
+        if not _file(entry.uid).exists():
+            _write(entry)
+
+
+def tell(uid: str, run_id: str) -> None:
+    """Takes note of the run that a job is told of."""
+    if (entry := find(uid)) is not None:
+        _write(replace(entry, run_id=run_id))
+
+
+def forget(uid: str) -> None:
+    """Takes no more note of a job."""
+    _file(uid).unlink(missing_ok=True)
+
+
+def find(uid: str) -> Entry | None:
+    """A job that is not written down yet; None if it is, or never was to be."""
+    try:
+        found = json.loads(_file(uid).read_bytes())
+        place = Place.from_json(found["place"])
+        return Entry(uid, place, str(found["experiment"]), str(found["run_id"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def entries() -> list[Entry]:
+    """All of the history that is in use."""
+    try:
+        names = sorted(file.name for file in _folder().iterdir() if file.name.isalnum())
+    except OSError:
+        return []
+    return [entry for entry in map(find, names) if entry]
+
+
+@contextlib.contextmanager
+def sending(entry: Entry) -> Iterator[bool]:
+    """Yields whether an entry is still to be sent, while nobody else does; then it is forgotten."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(_file(entry.uid), "r+b"))
+        except FileNotFoundError:
+            yield False
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield _file(entry.uid).exists()
+        forget(entry.uid)
+
+
+def _write(entry: Entry) -> None:
+    content = {
+        "place": entry.place.to_json(),
+        "experiment": entry.experiment,
+        "run_id": entry.run_id,
+    }
+    home.write_private(
+        home.directory(_FOLDER, home.history_mark()) / entry.uid, json.dumps(content)
+    )
+
+
+def _folder() -> Path:
+    return home.path(_FOLDER, home.history_mark())
+
+
+def _file(uid: str) -> Path:
+    return _folder() / uid

@@ -1,0 +1,1 @@
+"""The tutorial's code: a package, so that `trainer.train` runs as a module."""
