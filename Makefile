@@ -7,7 +7,7 @@ PREPARE := scripts/prepare.sh
 BIN := $(CURDIR)/.venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv dev programs engine lint docs bench clean stop-engine
+.PHONY: help demo test venv dev programs mlflow engine lint docs bench clean stop-engine
 
 help:  ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,7 +17,7 @@ demo: venv engine  ## Set everything up and run the tutorial's sweep in containe
 	  caliban run --nogpu --experiment_config experiment.json trainer.train && \
 	  caliban status
 
-test: dev programs engine lint  ## Set everything up and run every check and test
+test: dev programs mlflow engine lint  ## Set everything up and run every check and test
 	. ./.engine.env && $(BIN)/python -m pytest -n 3 --dist loadfile
 
 venv:  ## Make the virtual environment .venv, with caliban in it
@@ -28,6 +28,9 @@ dev:  ## The same, with the development tools
 
 programs:  ## See to a browser, a terminal and a registry for the tests
 	@$(PREPARE) programs
+
+mlflow:  ## See to a tracking server of MLflow for the tests
+	@$(PREPARE) mlflow
 
 engine:  ## See to a Docker engine and a base image
 	@$(PREPARE) engine
@@ -46,7 +49,7 @@ bench: venv engine  ## Measure what caliban costs
 
 clean:  ## Remove what the targets above have made, except the engine
 	@$(PREPARE) clean-images
-	rm -rf .venv .engine.env build dist *.egg-info docs/_build
+	rm -rf .venv .mlflow .engine.env build dist *.egg-info docs/_build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find caliban docs scripts tests tutorials -name __pycache__ -prune -exec rm -rf {} +
 

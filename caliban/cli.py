@@ -56,6 +56,7 @@ COMMANDS: Mapping[str, str | Group] = {
     "diff": "Say what differs between two jobs.",
     "report": "Make a page of an experiment group: table, charts, best runs, failures, origin.",
     "export": "Put an experiment group into one file, with all that it takes to run it again.",
+    "replay": "Run the experiments of such a file again, and say whether they come to the same.",
     "resubmit": "Run the jobs of an experiment group again that failed or were stopped.",
     "logs": "Show what jobs have printed, and follow them while they run.",
     "stop": "Stop jobs that run or wait.",
@@ -312,9 +313,13 @@ def _run_with_absl(
     command: ModuleType | None,
 ) -> int:
     """Parses with absl's flags as well, and runs under absl, which makes them work (--pdb)."""
+    import logging
+
     from absl import app
+    from absl import logging as absl_logging
     from absl.flags import argparse_flags
 
+    level = logging.root.level
     parser = _parser(argparse_flags.ArgumentParser, path, command)
     args = _parse(parser, own, path)
     try:
@@ -325,6 +330,11 @@ def _run_with_absl(
         )
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 1
+    finally:
+        # It writes to the stderr of now, which may be closed when this is called again in a process
+        # of somebody else's.
+        logging.root.removeHandler(absl_logging.get_absl_handler())
+        logging.root.setLevel(level)
     return 0
 
 

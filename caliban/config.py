@@ -30,15 +30,27 @@ class GCloud:
 
 @dataclass(frozen=True)
 class MLFlow:
-    """The "mlflow_config" entry: where jobs record their metrics."""
+    """The "mlflow_config" entry: where the runs of jobs are kept, see tracking.place.
 
-    project: str
-    region: str
-    db: str
-    user: str
-    password: str = field(repr=False)
-    artifact_root: str
+    Attributes:
+      tracking_uri: address of a tracking server or a database; "" for Cloud SQL.
+      project: of Google Cloud, with the instance.
+      region: of the instance.
+      db: name of the instance, and of the database in it.
+      user: of the database.
+      artifact_root: where files are kept; "" for beside the database.
+      debug: whether it is said what is sent, and where.
+      has_password: whether the file holds a password, which is not read.
+    """
+
+    tracking_uri: str = ""
+    project: str = ""
+    region: str = ""
+    db: str = ""
+    user: str = ""
+    artifact_root: str = ""
     debug: bool = False
+    has_password: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Config:
       image_registry: what the names of images begin with that jobs elsewhere pull; None where the
         file doesn't say.
       gcloud: defaults for Google Cloud.
-      mlflow: the metrics database, if there is one.
+      mlflow: where the runs of jobs are kept; None for nowhere.
       uv: the "uv" entry of the uv-metrics library, as it stands.
     """
 
@@ -75,13 +87,18 @@ class Config:
     @property
     def unused(self) -> list[str]:
         """What the file asks for and this version doesn't do, in words."""
-        asked = {
-            "mlflow_config": self.mlflow,
-            "uv": self.uv,
-        }
-        return [
-            f'"{key}" in {FILE_NAME} has no effect yet' for key, value in asked.items() if value
-        ]
+        found = []
+        if self.uv:
+            found.append(
+                f'"uv" in {FILE_NAME} has no effect: the library uv-metrics is no longer kept up; '
+                '"mlflow_config" alone is enough'
+            )
+        if self.mlflow and self.mlflow.has_password:
+            found.append(
+                f'the "password" of "mlflow_config" in {FILE_NAME} is not used: a file is no place '
+                "for it. Take it out, change it, and set $MLFLOW_DB_PASSWORD"
+            )
+        return found
 
     def base_image(self, mode: Mode, environment: Mapping[str, str]) -> str:
         """The image to build on: $CALIBAN_BASE_IMAGE, this file's, or the default one.
@@ -202,7 +219,8 @@ def _checks() -> dict[str, tuple[str, Any]]:
     packages: list[Any] = [And(str, is_package)]
     base: Any = And(str, is_image)
     sides = 'with one or both of the keys "cpu" and "gpu"'
-    fields = dict.fromkeys(("project", "region", "db", "user", "password"), text)
+    instance = dict.fromkeys(("project", "region", "db", "user"), text)
+    usual: dict[str, Any] = {"artifact_root": text, "password": str, "debug": bool}
     path: Any = And(str, is_inside)
     arguments: Any = {And(str, str.isidentifier): str}
     stage = {"path": path, Optional("target"): text, Optional("build_args"): arguments}
@@ -249,9 +267,12 @@ def _checks() -> dict[str, tuple[str, Any]]:
             },
         ),
         "mlflow_config": (
-            'an object with the strings "project", "region", "db", "user", "password" and '
-            '"artifact_root", and perhaps "debug": true',
-            {**fields, "artifact_root": text, Optional("debug"): bool},
+            'an object with "tracking_uri", or with "project", "region", "db" and "user" of Cloud '
+            'SQL, and perhaps "artifact_root" and "debug": true',
+            Or(
+                {"tracking_uri": text, **{Optional(key): each for key, each in usual.items()}},
+                {**instance, **{Optional(key): each for key, each in usual.items()}},
+            ),
         ),
         "uv": (
             'an object like {"mlflow": {"pubsub_project": "...", "pubsub_topic": "..."}}',
@@ -280,9 +301,19 @@ def _build(content: Mapping[str, Any]) -> Config:
         julia_version=julia and julia.strip(),
         image_registry=registry and image_name.registry(registry),
         gcloud=GCloud(**content.get("gcloud", {})),
-        mlflow=MLFlow(**mlflow) if mlflow else None,
+        mlflow=_mlflow(mlflow) if mlflow else None,
         uv=content.get("uv", {}),
     )
+
+
+def _mlflow(entry: Mapping[str, Any]) -> MLFlow:
+    """Reads the "mlflow_config" entry, but for a password."""
+    kept: dict[str, Any] = {
+        key: each.strip() if isinstance(each, str) else each
+        for key, each in entry.items()
+        if key != "password"
+    }
+    return MLFlow(**kept, has_password=bool(entry.get("password")))
 
 
 def _by_mode(value: Any, convert: Callable[[Any, Mode], T]) -> dict[Mode, T]:

@@ -45,6 +45,9 @@ def record(backend: RemoteBackend, store: HistoryStore, wanted: Launch) -> Pendi
     Raises:
       HistoryError: they could not be recorded.
     """
+    alike = {id(request.settings): request for request in wanted.requests}
+    for target in {backend.plan(request).target for request in alike.values()}:
+        backend.locate(target)
 
     def plan(number: int, request: JobRequest) -> tuple[Submission, None]:
         if wanted.output_url:

@@ -22,6 +22,8 @@ from caliban.model.job import Handle, Job, JobRequest, Status, Submission
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
 from caliban.runner import Devices, Launched, NoDevices, Runner
+from caliban.tracking.place import Place
+from caliban.tracking.sender import NoTracker, Sender, Tracker
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
@@ -190,11 +192,15 @@ class Execution:
       workers: how many run at a time.
       verbose: whether the output of several at a time is shown.
       devices: which GPUs each gets.
+      tracking: where their runs of MLflow are kept; None for nowhere.
+      is_quiet: whether the output of one at a time isn't shown either, unless `verbose`.
     """
 
     workers: int = 1
     verbose: bool = False
     devices: Devices = field(default_factory=NoDevices)
+    tracking: Place | None = None
+    is_quiet: bool = False
 
 
 def run_here(
@@ -219,9 +225,17 @@ def run_here(
       OSError: the jobs' output could not be written, so that the jobs were stopped.
       EngineError: the engine does not answer any more.
     """
-    screen: Board | Live = Live(len(jobs)) if how.workers == 1 else Board(len(jobs), how.verbose)
-    with contextlib.closing(screen), Interruption() as interruption:
-        runner = Runner(backend, store, screen, interruption, how.devices)
+    is_live = how.workers == 1 and not how.is_quiet
+    screen: Board | Live = Live(len(jobs)) if is_live else Board(len(jobs), how.verbose)
+    with contextlib.ExitStack() as stack:
+        tracker: Tracker = NoTracker()
+        if how.tracking and jobs:
+            uids = [job.request.uid for job in jobs]
+            group = jobs[0].request.group
+            tracker = stack.enter_context(Sender(store, how.tracking, group, uids))
+        stack.enter_context(contextlib.closing(screen))
+        interruption = stack.enter_context(Interruption())
+        runner = Runner(backend, store, screen, interruption, how.devices, tracker)
         ended = runner.run(jobs, how.workers)
     if screen.lost is not None and not interruption.count:
         raise screen.lost

@@ -23,6 +23,7 @@ from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission, c
 from caliban.model.report import Report
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
+from caliban.tracking.sender import NoTracker, Tracker
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
@@ -126,6 +127,7 @@ class Runner:
       screen: where the jobs are shown.
       interruption: the user's wish that they end: once in order, twice at once.
       devices: which GPUs each of them gets.
+      tracker: keeps runs of them elsewhere.
     """
 
     backend: LocalBackend
@@ -133,6 +135,7 @@ class Runner:
     screen: Screen
     interruption: Interruption
     devices: Devices = field(default_factory=NoDevices)
+    tracker: Tracker = field(default_factory=NoTracker)
     _failure: BaseException | None = None
     _is_away: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -157,6 +160,8 @@ class Runner:
 
         def work() -> None:
             while (index := self._next(ended, waiting)) is not None:
+                ahead = ended[index : index + workers + 1]
+                self.tracker.prepare([job.request.uid for job in ahead])
                 try:
                     ended[index] = self._job(ended[index])
                 except BaseException as error:  # noqa: BLE001 - it is raised where the thread was started
@@ -265,6 +270,7 @@ class Runner:
         except CalibanError as error:
             outcome, said = Outcome(Status.FAILED, reason=error.message), Report({}, error.message)
         self.store.settle({uid: outcome}, reports={uid: said})
+        self.tracker.ended(uid)
         return self.store.outcome(uid)  # somebody may have stopped it, from elsewhere
 
     def _started(self, job: Launched, gpus: tuple[str, ...]) -> tuple[Outcome, Report]:
@@ -317,7 +323,7 @@ class Runner:
                 metrics.feed(data)
             self.screen.write(job.id, stream, data)
 
-        self.backend.submit(job.submission, gpus)
+        self.backend.submit(job.submission, gpus, self.tracker.variables(uid))
         with JobLog(uid) as log:
             code, printed = self.backend.follow(job.handle, write, ending.tick)
             outcome = self._ask(lambda: self.backend.status([job.handle])).get(job.handle)

@@ -12,7 +12,7 @@ from caliban.errors import EngineAwayError, EngineError
 from caliban.model.job import Handle, Job, Outcome, Status
 from caliban.model.report import Report
 from caliban.platform.local import LocalBackend
-from caliban.remote import output
+from caliban.remote import output, stragglers
 from caliban.remote.backends import Backends, is_remote
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ def refresh(
     """
     is_complete = True
     sent = [job for job in jobs if job.handle and is_remote(job)]
-    if backends and (sent or output.wanted()):
+    if backends and (sent or output.wanted() or stragglers.expected()):
         from caliban.remote import refresh as elsewhere
 
+        stragglers.end(store, backends())
         is_complete = elsewhere.refresh(store, sent, backends())
     return _refresh_here(store, jobs, connect, gives_up) and is_complete
 

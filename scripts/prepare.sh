@@ -7,6 +7,7 @@
 #   dev, docs     the same, and what the checks or the documentation need besides
 #   programs      what some tests use: a browser (chromium), a terminal (tmux), networks (iproute2),
 #                 a registry of images (docker-registry)
+#   mlflow        a tracking server of MLflow for some tests, in an environment of its own, .mlflow
 #   engine        a Docker engine that answers, and a base image in it; writes .engine.env
 #   base-image    the base image from Debian packages alone, whether a registry can be reached or not
 #   stop-engine   stop the engine, if this script started it by hand
@@ -112,6 +113,19 @@ try_install() {
   (apt_install "There is no $1" "Or do without the tests that use it." "$1") ||
     say "Going on without $1: the tests that use it will be skipped."
   hash -r
+}
+
+# It has many requirements, which must not decide what caliban is tested with.
+step_mlflow() {
+  local python
+  [[ -x .mlflow/bin/mlflow ]] && return
+  python=$(find_python)
+  say "Installing MLflow into .mlflow with pip; this takes a minute."
+  { quietly "$python" -m venv --clear .mlflow &&
+    quietly .mlflow/bin/python -m pip install 'mlflow>=3' 'psycopg[binary]'; } || {
+    rm -rf .mlflow
+    say "Going on without MLflow: the tests that use it will be skipped."
+  }
 }
 
 # ---- The engine ----
@@ -281,7 +295,7 @@ step_clean-images() {
 (($#)) || set -- help
 for step; do
   case $step in
-    venv | dev | docs | programs | engine | base-image | stop-engine | clean-images) "step_$step" ;;
+    venv | dev | docs | programs | mlflow | engine | base-image | stop-engine | clean-images) "step_$step" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 2 ;;
   esac
 done

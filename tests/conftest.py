@@ -5,7 +5,7 @@ the working directory is its tmp_path, and what else caliban reads from the envi
 Tests that need a Docker engine ask for the fixture `engine`; without one they are skipped, or fail
 where $CALIBAN_REQUIRE names "docker". The same goes for `own_engine` and "dockerd", `screen` and
 "tmux", `browser` and "chromium", `docker_registry` and "docker-registry", `cluster` and
-"kubernetes"; the kubeconfig of that is named by $CALIBAN_TEST_KUBECONFIG.
+"kubernetes", `mlflow` and "mlflow"; the kubeconfig is named by $CALIBAN_TEST_KUBECONFIG.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def engine(
 ) -> Iterator[Engine]:
     """The Docker engine, which `docker` and caliban find in the environment, as the base image."""
     if _no_engine:
-        _do_without("docker", _no_engine)
+        do_without("docker", _no_engine)
     for name, value in _engine_environment.items():
         monkeypatch.setenv(name, value)
     found = Engine()
@@ -294,7 +294,7 @@ def own_engine(
     It gives containers GPUs as far as they can be told which, see dockerd.gpu_tools.
     """
     if isinstance(_own_engine, str):
-        _do_without("dockerd", _own_engine)
+        do_without("dockerd", _own_engine)
     for name, value in _own_engine.environment.items():
         monkeypatch.setenv(name, value)
     yield _own_engine
@@ -311,7 +311,7 @@ def own_engine(
 def registry_program() -> None:
     """The program that DockerRegistry starts."""
     if shutil.which(registries.PROGRAM) is None:
-        _do_without(registries.PROGRAM, f"there is no {registries.PROGRAM} on PATH")
+        do_without(registries.PROGRAM, f"there is no {registries.PROGRAM} on PATH")
 
 
 @pytest.fixture(scope="session")
@@ -352,7 +352,7 @@ def cluster(
             _OUTSIDE.get(kubernetes_cluster.VARIABLE), _engine_environment.get("CALIBAN_BASE_IMAGE")
         )
     except kubernetes_cluster.NoClusterError as error:
-        _do_without("kubernetes", str(error))
+        do_without("kubernetes", str(error))
     with contextlib.closing(found):
         yield found
 
@@ -369,7 +369,7 @@ def namespace(cluster: kubernetes_cluster.Cluster) -> str:
     return cluster.namespace
 
 
-def _do_without(name: str, why: str) -> NoReturn:
+def do_without(name: str, why: str) -> NoReturn:
     """Skips a test, unless $CALIBAN_REQUIRE names what it lacks."""
     if name in _OUTSIDE.get("CALIBAN_REQUIRE", "").split(","):
         pytest.fail(f"CALIBAN_REQUIRE asks for {name}, but {why}")
@@ -388,7 +388,7 @@ class OpenScreen(Protocol):
 def screen() -> Iterator[OpenScreen]:
     """Opens terminals, in which a shell has the test's own directory and environment."""
     if shutil.which("tmux") is None:
-        _do_without("tmux", "there is no tmux, which is the terminal of these tests")
+        do_without("tmux", "there is no tmux, which is the terminal of these tests")
     screens: list[Screen] = []
 
     def start(
@@ -410,7 +410,7 @@ def browser() -> Iterator[Browser]:
 
     executable = program()
     if executable is None:
-        _do_without("chromium", "there is no Chromium on PATH")
+        do_without("chromium", "there is no Chromium on PATH")
     with Browser(executable) as found:
         yield found
 

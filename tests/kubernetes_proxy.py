@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,13 +30,23 @@ class Proxy:
       lose: of how many POSTs one is carried out whose answer is lost; 0 for none.
       busy: how many POSTs in a row are still refused with 429 before they reach the cluster.
       breaks: after how many lines of a log its connection breaks, one after another.
+      delay: how long an answer to a POST takes, in seconds, so that there is time to do something.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, kubeconfig: Path | None = None) -> None:
+        """Opens it.
+
+        Args:
+          cluster: where it leads.
+          folder: where the file goes.
+          kubeconfig: of which that is a copy, with another address; None for the cluster's.
+        """
         self.requests: list[tuple[str, str]] = []
         self.lose = 0
         self.busy = 0
         self.breaks: list[int] = []
+        self.delay = 0.0
+        self._original = kubeconfig or cluster.kubeconfig
         self._cluster = cluster
         self._lock = threading.Lock()
         self._opened: list[socket.socket] = []
@@ -70,7 +81,7 @@ class Proxy:
 
     def _config(self) -> dict[str, Any]:
         """The cluster's own kubeconfig, with another address."""
-        content = yaml.safe_load(self._cluster.kubeconfig.read_text())
+        content = yaml.safe_load(self._original.read_text())
         for each in content["clusters"]:
             each["cluster"] = {"server": f"http://127.0.0.1:{self.port}"}
         config: dict[str, Any] = content
@@ -129,6 +140,8 @@ class Proxy:
             retries=False,
             preload_content=False,
         )
+        if is_post:
+            time.sleep(self.delay)
         try:
             if number and self.lose and number % self.lose == 0:
                 upstream.read()

@@ -24,10 +24,10 @@ FILES = sorted(
 # one line never import one another.
 LINES = (
     ("errors",),
-    ("home", "interrupt", "process", "terminal"),
+    ("flag_types", "home", "interrupt", "process", "terminal"),
     ("board", "document", "joblog", "model"),
     ("config", "docker", "history", "platform"),
-    ("bundle", "ending", "gpu_pool", "provenance", "remote", "report"),
+    ("bundle", "ending", "gpu_pool", "provenance", "remote", "report", "tracking"),
     ("settle",),
     ("runner",),
     ("flags", "images", "launch"),

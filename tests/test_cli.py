@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from pathlib import Path
 
@@ -201,6 +202,12 @@ class TestSpellings:
         assert ended.returncode == 0, ended.stderr
         assert job(ended.stdout)[-1] == "caliban:not-built-yet"
 
+    def test_how_absl_logs_ends_with_the_command(self, project: Path, inline: Inline) -> None:
+        before = logging.root.level, [*logging.root.handlers]
+        ended = inline(*DRY, "--verbosity=1", "trainer.train")
+        assert ended.returncode == 0, ended.stderr
+        assert (logging.root.level, logging.root.handlers) == before
+
     def test_an_exit_code_is_the_same_with_flags_of_absl(
         self, project: Path, caliban: Caliban
     ) -> None:
@@ -266,6 +273,11 @@ class TestWrongUsage:
             (["status", "run"], "caliban status: error: unrecognized arguments: run"),
             (["status", "--max_jobs", "-1"], "expected 0 or a positive whole number, found '-1'"),
             (["status", "--max_jobs", "x"], "expected 0 or a positive whole number, found 'x'"),
+            (
+                ["status", "--max_jobs", "9" * 20],
+                "argument --max_jobs: expected at most 2147483647",
+            ),
+            (["stop", "9" * 20], "argument JOB: expected at most 2147483647"),
             (["build", "--dry_run", "m"], "caliban build: error: unrecognized arguments"),
         ],
     )

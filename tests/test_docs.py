@@ -32,6 +32,7 @@ FOREIGN_FLAGS = {
     *("--base_url", "--config", "--from"),  # of scripts/
     *("--google_cloud_cli", "--list", "--no_registry"),
     *("--file", "--mount", "--project"),  # of docker build and gcloud
+    *("--backend-store-uri", "--no-serve-artifacts"),  # of MLflow's server
 }
 
 

@@ -55,7 +55,9 @@ class Engine:
     def handle(self, submission: Submission) -> Handle:
         return Handle("local", self.target, str(submission.payload["uid"]))
 
-    def submit(self, submission: Submission, gpus: Sequence[str] = ()) -> Handle:
+    def submit(
+        self, submission: Submission, gpus: Sequence[str], variables: Mapping[str, str]
+    ) -> Handle:
         handle = self.handle(submission)
         if not self.refuses:
             self.started.append(handle.id)

@@ -21,13 +21,12 @@ import contextlib
 import functools
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caliban import config, flags, terminal
+from caliban import config, flag_types, flags, terminal
 from caliban.errors import Problems, UsageError
 from caliban.model.job import JobRequest
 
@@ -41,6 +40,9 @@ if TYPE_CHECKING:
     from caliban.remote.backends import Backends
 
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\x00-\x1f#?*\[\]]+)?")
+
+# Names of objects have at most 1024 bytes; what follows are the group, the job and its own files.
+_LONGEST_OUTPUT = 600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +88,7 @@ def _add_vertex_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=flags.duration,
+        type=flag_types.duration,
         metavar="DURATION",
         help="How long each job may run at the most, as in 90m, 36h or 2d (default: Vertex AI's "
         "own limit, 7 days).",
@@ -99,20 +101,20 @@ def _add_vertex_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--boot_disk_gb",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="GB",
         help="Size of the disk of each machine, 100 to 64000 (default: Vertex AI's own, 100).",
     )
     parser.add_argument(
         "--replicas",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         default=1,
         metavar="N",
         help="How many machines each job has, all of them alike (default: 1).",
     )
     parser.add_argument(
         "--per_minute",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="N",
         help="How many jobs are submitted a minute at the most, if your project's quota is another "
         'one than Google\'s usual (default: "per_minute" of "gcloud" in .calibanconfig.json; else '
@@ -162,8 +164,10 @@ class _Wanted:
     def requests(self, image: JobImage, group: str) -> Iterator[JobRequest]:
         """The jobs of a group, with their image."""
         from caliban import launch
+        from caliban.commands import tracking_choice
 
-        options, module = self.options, image.plan.module
+        variables = tracking_choice.elsewhere(tracking_choice.of_choice(self.choice), group)
+        options, module = replace(self.options, environment=variables), image.plan.module
         if image.is_given and module:
             # Only an image that was built with the code in it starts it by itself.
             options = replace(options, command=module.command)
@@ -172,8 +176,9 @@ class _Wanted:
     def announce(self) -> None:
         """Says what the jobs run on, and which labels are not what they seem."""
         from caliban import launch
-        from caliban.commands import job_labels
+        from caliban.commands import job_labels, tracking_choice
 
+        tracking_choice.tell_unreachable(tracking_choice.of_choice(self.choice))
         terminal.note(f"{launch.count_of_jobs(self.experiments.count)} on {self.place}")
         job_labels.tell(list(_label_notes(self.experiments, self.options)))
 
@@ -188,6 +193,7 @@ def _understand(args: argparse.Namespace) -> _Wanted:
         job_labels,
         machine_choice,
     )
+    from caliban.platform import vertex
     from caliban.platform.artifact_registry import Repository
 
     problems = Problems()
@@ -204,6 +210,7 @@ def _understand(args: argparse.Namespace) -> _Wanted:
     labels = job_labels.choose(args.label, problems)
     options = _options(args, machine, project.value if project else "PROJECT", labels, problems)
     output = problems.attempt(lambda: _bucket(args.output), "")
+    problems.attempt(lambda: vertex.jobs_url(options.target, environment), "")
     repository = (
         Repository(project.value, region.value, image_publication.REPOSITORY)
         if project and region
@@ -282,6 +289,17 @@ def _bucket(text: str | None) -> str:
             f"--output {text}: jobs on Vertex AI write to Cloud Storage, and this isn't there",
             "It looks like gs://my-bucket/some/path.",
         )
+    # Objects can have such names, which mean something else as the names of files below /gcs.
+    if found and {"", ".", ".."} & set(found.split("/")[3:]):
+        raise UsageError(
+            f"--output {text}: the name of a folder can't be empty, . or ..",
+            "It looks like gs://my-bucket/some/path.",
+        )
+    if len(found.encode()) > _LONGEST_OUTPUT:
+        raise UsageError(
+            f"--output {found[:40]}...: a name in Cloud Storage can't be that long",
+            f"Choose one with at most {_LONGEST_OUTPUT} bytes.",
+        )
     return found
 
 
@@ -301,11 +319,11 @@ def _print_requests(wanted: _Wanted) -> None:
     """Prints what would be sent; touches nothing, and asks neither Google nor an engine."""
     from caliban import launch
     from caliban.commands import image_publication
-    from caliban.platform import vertex, vertex_job
+    from caliban.platform import outputs, vertex, vertex_job
 
     image = image_publication.planned(wanted.publication, wanted.choice.plan)
     group = wanted.args.xgroup or "NEW-GROUP"
-    output = f"{wanted.output}/{group}/JOB" if wanted.output else ""
+    output = f"{outputs.group_address(wanted.output, group)}/JOB" if wanted.output else ""
     bodies = [
         vertex_job.plan(replace(each, uid="not-recorded-yet", output=output)).payload["body"]
         for each in wanted.requests(image, group)
@@ -320,23 +338,27 @@ def _print_requests(wanted: _Wanted) -> None:
 def _launch(wanted: _Wanted) -> int:
     """Builds and pushes the image, and submits the jobs; returns the exit code."""
     from caliban import launch
-    from caliban.commands import image_choice, image_publication, sending
+    from caliban.commands import image_choice, image_publication, launch_record, sending
     from caliban.docker.engine import Engine
     from caliban.platform import vertex
     from caliban.platform.vertex_job import NAME
 
-    args = wanted.args
+    args, engine, plan = wanted.args, Engine(), wanted.choice.plan
+    record = launch_record.begin(
+        *(args, add_arguments, engine),
+        projects=[] if wanted.publication.given else [plan.directory],
+        experiments=wanted.experiments.config if args.experiment_config else None,
+    )
     with (
         launch.open_history() as store,
         _backends(args, wanted.choice.settings) as backends,
+        record,
     ):
         backends.of(NAME)  # credentials that Google doesn't accept are told before the build
         images = image_choice.images(
-            args, wanted.choice, Engine(), lambda: contextlib.nullcontext(store)
+            args, wanted.choice, engine, lambda: contextlib.nullcontext(store)
         )
-        image = image_publication.provide(
-            wanted.publication, images, wanted.choice.plan, backends.session
-        )
+        image = image_publication.provide(wanted.publication, images, plan, backends.session)
         user = flags.user_name()
         group = launch.new_group(store, user, args.xgroup)
         wishes = launch.Launch(
@@ -347,28 +369,23 @@ def _launch(wanted: _Wanted) -> int:
             output_url=wanted.output,
             rerun=args.rerun or not args.xgroup,
         )
-        code = sending.send(store, backends, NAME, wishes)
+        code = sending.send(store, backends, NAME, wishes, record, image)
     terminal.note(f"All jobs: {vertex.console_list_url(wanted.options.project)}")
     return code
 
 
 def _resume(args: argparse.Namespace) -> int:
     """Submits what was not sent of a group, and once more what has not succeeded."""
-    from caliban.commands import sending
+    from caliban.commands import launch_record, relaunch, sending
+    from caliban.docker.engine import Engine
     from caliban.platform.vertex_job import NAME
 
-    if args.module is not None:
-        raise UsageError(
-            "--resume submits what the group has recorded: no module is named",
-            f"caliban cloud --resume {shlex.quote(args.resume)}",
-        )
-    if args.dry_run:
-        raise UsageError(
-            "--resume and --dry_run don't go together",
-            f"'caliban status --xgroup {shlex.quote(args.resume)}' shows what has not succeeded.",
-        )
+    relaunch.check_alone(
+        args, add_arguments, "caliban cloud", ("cloud_key", "dry_run", "per_minute")
+    )
+    record = launch_record.begin(args, add_arguments, Engine(), [])
     with _backends(args, config.load(Path.cwd())) as backends:
-        return sending.resume(NAME, args.resume, backends)
+        return sending.resume(NAME, args.resume, backends, record, args.dry_run)
 
 
 def _backends(args: argparse.Namespace, settings: config.Config) -> Backends:

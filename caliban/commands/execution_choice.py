@@ -34,7 +34,7 @@ def choose(
     check(wanted, bool(options.gpus), options.run_args)
     is_auto = args.jobs == 0
     if not options.gpus or (wanted is None and not is_auto) or chooses_gpus(options.run_args):
-        return Execution(args.jobs or _cores(), args.verbose)
+        return Execution(args.jobs or cores(), args.verbose)
     from caliban.docker import gpus
     from caliban.gpu_pool import GpuPool
 
@@ -63,7 +63,7 @@ def check(gpus_per_job: int | None, has_gpus: bool, run_args: Sequence[str]) -> 
         raise UsageError("--gpus_per_job and --docker_run_args both say which GPUs a job gets")
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

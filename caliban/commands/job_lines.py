@@ -66,7 +66,7 @@ def render(
                     yield f"    {line(job, first, now)}"
                     if job.outcome.status is Status.FAILED and job.report.cause:
                         which = (causes or {}).get(job.id)
-                        yield f"      cause{f' {which}' if which else ''}: {_one_line(_why(job))}"
+                        yield f"      cause{f' {which}' if which else ''}: {one_line(_why(job))}"
                     if output := _output(job):
                         yield f"      files: {output}"
 
@@ -153,7 +153,7 @@ def ways_on(unsent: Iterable[Job]) -> Iterator[str]:
 def _metrics(metrics: Mapping[str, Metric], first: str) -> str:
     """The first few of them: "accuracy=0.9733 loss=0.1"."""
     names = sorted(metrics, key=lambda name: name != first)
-    shown = [f"{_one_line(name)}={_short(metrics[name])}" for name in names[:_METRICS]]
+    shown = [f"{one_line(name)}={_short(metrics[name])}" for name in names[:_METRICS]]
     if more := len(names) - len(shown):
         shown.append(f"(and {more} more)")
     return " ".join(shown)
@@ -162,11 +162,11 @@ def _metrics(metrics: Mapping[str, Metric], first: str) -> str:
 def _short(value: Metric) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = _one_line(str(value))
+    text = one_line(str(value))
     return text if len(text) <= _LONGEST_METRIC else f"{text[: _LONGEST_METRIC - 3]}..."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """What a job has printed, without what would move a terminal's cursor."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
@@ -215,7 +215,7 @@ def failures(causes: Sequence[Cause], shown: Sequence[Outline]) -> Iterator[str]
             total += len(jobs)
             named = ", ".join(map(str, jobs[:_NAMED])) + (", ..." if len(jobs) > _NAMED else "")
             what = f"{numbered(len(jobs), 'job')} ({named})"
-            lines.append(f"  cause {cause.number}: {what}: {_one_line(cause.example)}")
+            lines.append(f"  cause {cause.number}: {what}: {one_line(cause.example)}")
     if lines:
         title = f"{numbered(total, 'failed job')}, {numbered(len(lines), 'cause')}:"
         yield terminal.paint(title, "bold")

@@ -14,8 +14,12 @@ from caliban.model.job import Job
 from caliban.platform import local
 
 if TYPE_CHECKING:
+    from caliban.commands.image_publication import JobImage
     from caliban.docker.engine import Engine
+    from caliban.history.store import HistoryStore
+    from caliban.platform.base import Particulars, RemoteBackend
     from caliban.provenance.gathering import Gathering, Made
+    from caliban.remote.submit import Unsent
     from caliban.runner import Launched
 
 # What a Namespace has besides the flags of a command.
@@ -23,6 +27,10 @@ _NO_FLAGS = frozenset({"command", "run", "helpfull", "stray", "module", "script_
 
 # Longer experiment files are not recorded: each job has its own parameters anyway.
 _LONGEST_EXPERIMENTS = 1 << 20
+
+# For how many seconds jobs are held back that are to be sent, until it is written down what they
+# are: nearly always that is known by then, and afterwards caliban may be ended any moment.
+_PATIENCE = 3.0
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 
@@ -110,6 +118,48 @@ def made(
         for image, each in by_image.items()
         if image in plans
     ]
+
+
+def keep_elsewhere(
+    record: Gathering,
+    store: HistoryStore,
+    backend: RemoteBackend,
+    jobs: Sequence[Unsent],
+    plans: Mapping[str, Mapping[str, Any]],
+    images: Iterable[JobImage] = (),
+) -> None:
+    """Writes down what jobs are made of that are about to be sent elsewhere.
+
+    Args:
+      record: what is found out of the launch.
+      store: the history, which stays open until the end of the `with` of that.
+      backend: of their platform.
+      jobs: that were recorded; those that another caliban has left behind may have a record.
+      plans: the ImagePlan of each image, for those that caliban has made.
+      images: those that were made, or named, for this launch.
+    """
+    from caliban.provenance.gathering import Elsewhere, Made
+
+    now = {each.reference: each for each in images}
+
+    def find() -> list[Made]:
+        known = store.provenances.of_jobs([job.uid for job in jobs if not job.is_new]).values()
+        has_one = {uid for _, uids in known for uid in uids}
+        alike: dict[str, tuple[Particulars, list[str]]] = {}
+        for job in jobs:
+            if job.uid not in has_one:
+                each = backend.particulars(job.submission)
+                alike.setdefault(repr(each), (each, []))[1].append(job.uid)
+        made = []
+        for each, uids in alike.values():
+            image = now.get(each.image)
+            there = Elsewhere(each.machine, each.secrets, image.id if image else "")
+            is_fresh = image is not None and not image.is_given
+            plan = plans.get(each.image, {})
+            made.append(Made(uids, plan, each.image, each.variables, is_fresh, (), there))
+        return made
+
+    record.keep(store, find, _PATIENCE)
 
 
 def plans(jobs: Iterable[Job]) -> dict[str, Mapping[str, Any]]:

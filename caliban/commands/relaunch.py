@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def resume(args: argparse.Namespace) -> int:
     Args:
       args: the command line, see flags.add_execution_arguments.
     """
-    from caliban.commands import execution_choice, launch_record, run, summary
+    from caliban.commands import execution_choice, launch_record, run, summary, tracking_choice
     from caliban.docker.containers import Containers
     from caliban.docker.engine import Engine
     from caliban.platform.local import LocalBackend
@@ -54,10 +54,11 @@ def resume(args: argparse.Namespace) -> int:
             launch.check_again(job)
         check_images(engine, jobs, f"Build it anew: caliban resubmit --xgroup {args.resume}")
         if args.dry_run:
-            return _list(jobs)
+            return list_jobs(jobs, "run")
         again = Again()
         jobs = again.jobs(jobs)
         how = execution_choice.choose(args, store, backend, options(jobs))
+        how = replace(how, tracking=tracking_choice.of_jobs(jobs))
         live = [job for job in jobs if job.container_spec.get("live")]
         projects = [job.container_spec["directory"] for job in live]
         has_gpus = bool(options(jobs).gpus)
@@ -68,15 +69,58 @@ def resume(args: argparse.Namespace) -> int:
             return summary.see_through(backend, store, args.resume, sweep, how)
 
 
-def _list(jobs: Sequence[Job]) -> int:
-    """Lists the jobs that would be run again, for --dry_run."""
+def list_jobs(jobs: Sequence[Job], done: str) -> int:
+    """Lists the jobs that would be run again, for --dry_run; returns the exit code.
+
+    Args:
+      jobs: those.
+      done: what would be done to them: "run".
+    """
     from caliban.commands import job_lines
 
     for job in jobs:
         terminal.result(job_lines.command(job))
         terminal.result(f"  {job_lines.line(job)}")
-    terminal.note(f"{launch.count_of_jobs(len(jobs))}; nothing was run or recorded.")
+    terminal.note(f"{launch.count_of_jobs(len(jobs))}; nothing was {done} or recorded.")
     return 0
+
+
+def check_alone(
+    args: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    command: str,
+    besides: Collection[str],
+) -> None:
+    """Refuses what `--resume GROUP` would pass over: its jobs stay as they were recorded.
+
+    Args:
+      args: the command line, with `resume`.
+      add_arguments: defines the command's arguments.
+      command: its words: "caliban cloud".
+      besides: the names of those arguments that have an effect all the same.
+
+    Raises:
+      UsageError: something else is given.
+    """
+    group = shlex.quote(args.resume)
+    if args.module is not None or args.script_args:
+        what = "no module is named" if args.module is not None else "nothing stands after '--'"
+        raise UsageError(
+            f"--resume submits what the group has recorded: {what}", f"{command} --resume {group}"
+        )
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    usual = vars(parser.parse_args([]))
+    wrong = [
+        f"--{name}"
+        for name, value in usual.items()
+        if getattr(args, name) != value and name not in {"resume", *besides}
+    ]
+    if wrong:
+        raise UsageError(
+            f"--resume and {' '.join(wrong)} don't go together: jobs stay as they were recorded",
+            f"{command} --resume {group}",
+        )
 
 
 def of_platform(jobs: Sequence[Job], platform: str) -> list[Job]:

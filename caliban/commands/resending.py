@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from caliban.commands.image_publication import JobImage
     from caliban.history.store import HistoryStore
     from caliban.images import Images
+    from caliban.provenance.gathering import Gathering
     from caliban.remote.backends import Backends
 
 
@@ -36,6 +37,7 @@ def resubmit(
     jobs: Sequence[Job],
     plans: Mapping[int, ImagePlan],
     images: Mapping[int, Images],
+    record: Gathering,
 ) -> int:
     """Builds what jobs elsewhere need, and sends them again.
 
@@ -45,21 +47,25 @@ def resubmit(
       jobs: of one group, which have ended.
       plans: what their images hold, by number.
       images: how those are built, by the same number; jobs without have the image that they had.
+      record: what is found out of the launch, whose `with` has begun.
 
     Returns:
       The exit code, see sending.see_off.
     """
     from caliban import dispatch
-    from caliban.commands import sending
+    from caliban.commands import launch_record, sending
 
     platforms = list(dict.fromkeys(job.submission.platform for job in jobs))
     for platform in platforms:
         backends.of(platform)  # whom it doesn't let in should know before anything is built
-    jobs = _rebuilt(backends, jobs, plans, images)
+    jobs, built = _rebuilt(backends, jobs, plans, images)
     code = 0
     for platform in platforms:
         mine = [job for job in jobs if job.submission.platform == platform]
-        pending = dispatch.again(backends.of(platform), store, mine)
+        backend = backends.of(platform)
+        pending = dispatch.again(backend, store, mine)
+        known = launch_record.plans(mine)
+        launch_record.keep_elsewhere(record, store, backend, pending.jobs, known, built)
         code = max(code, sending.see_off(store, backends, platform, mine[0].group, pending))
     return code
 
@@ -69,10 +75,10 @@ def _rebuilt(
     jobs: Sequence[Job],
     plans: Mapping[int, ImagePlan],
     images: Mapping[int, Images],
-) -> list[Job]:
-    """Builds and publishes what jobs need, and returns them with their new images and plans."""
+) -> tuple[list[Job], list[JobImage]]:
+    """Builds and publishes what jobs need; returns them with their new images, and those."""
     if not images:
-        return list(jobs)
+        return list(jobs), []
     terminal.note("rebuilding containers...")
     built: dict[tuple[int, str, str], JobImage] = {}
     rebuilt = []
@@ -85,7 +91,7 @@ def _rebuilt(
                 built[key] = _published(backends, job, plans[number], images[number])
             job = _with_image(job, built[key])
         rebuilt.append(job)
-    return rebuilt
+    return rebuilt, list(built.values())
 
 
 def _published(backends: Backends, job: Job, plan: ImagePlan, images: Images) -> JobImage:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.commands.resending import has_given_image, has_manifest
 from caliban.errors import INTERRUPTED, EngineError, UsageError
 from caliban.model import module
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "--xgroup",
-        type=flags.existing_group,
+        type=flag_types.existing_group,
         required=True,
         metavar="NAME",
         help="Experiment group whose jobs are run again.",
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Asks, builds, runs; 0 only if everything that was asked for succeeded."""
     from caliban import launch
-    from caliban.commands import job_choice, relaunch, resending
+    from caliban.commands import job_choice, launch_record, relaunch, resending
     from caliban.docker.engine import Engine
 
     wanted = Selection.parse(args.where)
@@ -111,7 +111,10 @@ def run(args: argparse.Namespace) -> int:
         code = 0
         if there := [job for job in jobs if is_remote(job)]:
             images = {} if args.same_image else _images(engine, store, there, plans, again)
-            code = resending.resubmit(store, places.backends(), there, plans, images)
+            projects = [plans[number].directory for number in images]
+            with launch_record.begin(args, add_arguments, engine, projects) as record:
+                backends = places.backends()
+                code = resending.resubmit(store, backends, there, plans, images, record)
         here = [job for job in jobs if not is_remote(job)]
         if here and code != INTERRUPTED:
             code = _run_here(args, store, engine, here, plans, again) or code
@@ -128,7 +131,13 @@ def _run_here(
 ) -> int:
     """Runs jobs on this machine again; returns the exit code."""
     from caliban import launch
-    from caliban.commands import execution_choice, launch_record, relaunch, summary
+    from caliban.commands import (
+        execution_choice,
+        launch_record,
+        relaunch,
+        summary,
+        tracking_choice,
+    )
     from caliban.docker.containers import Containers
     from caliban.platform.local import LocalBackend
 
@@ -139,6 +148,7 @@ def _run_here(
     jobs = again.jobs(jobs)
     backend = LocalBackend(Containers(engine), engine.host)
     how = execution_choice.choose(args, store, backend, relaunch.options(jobs))
+    how = replace(how, tracking=tracking_choice.of_jobs(jobs))
     as_they_were = {job.id for job in kept if not job.container_spec.get("live")}
     new = [job for job in jobs if job.id not in as_they_were]
     projects = [job.container_spec["directory"] for job in new]

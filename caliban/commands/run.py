@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.errors import CalibanError, Problems, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from caliban.docker.engine import Engine
     from caliban.model.image import ImagePlan
     from caliban.platform.local import Mount
+    from caliban.tracking.place import Place
 
 NOT_BUILT = "caliban:not-built-yet"
 
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_execution_arguments(parser)
     parser.add_argument(
         "--resume",
-        type=flags.group_name,
+        type=flag_types.group_name,
         metavar="GROUP",
         help="Go on with an experiment group: run what has not succeeded, with its own image and "
         "flags. No module is named.",
@@ -105,6 +107,7 @@ class _Wanted:
       run_args: the user's own arguments for `docker run`.
       mounts: those of live code.
       output: the directory below which each job gets one of its own; None for no such thing.
+      tracking: where the runs of the jobs are kept; None for nowhere.
     """
 
     args: argparse.Namespace
@@ -113,6 +116,7 @@ class _Wanted:
     run_args: tuple[str, ...]
     mounts: Sequence[Mount]
     output: Path | None
+    tracking: Place | None
 
     @property
     def plan(self) -> ImagePlan:
@@ -127,6 +131,7 @@ def _understand(args: argparse.Namespace) -> _Wanted:
         execution_choice,
         experiment_choice,
         image_choice,
+        tracking_choice,
     )
     from caliban.model.image import Mode
 
@@ -142,23 +147,27 @@ def _understand(args: argparse.Namespace) -> _Wanted:
         problems.attempt(
             lambda: execution_choice.check(args.gpus_per_job, has_gpus, run_args), None
         )
+    tracking = None
+    if choice:
+        tracking = problems.attempt(functools.partial(tracking_choice.of_choice, choice), None)
     mounts: Sequence[Mount] = ()
     if choice and args.live:
         mounts = problems.attempt(lambda: container_choice.live(choice.plan, choice.secrets), ())
     problems.check()
     assert choice is not None and run_args is not None and experiments is not None
-    return _Wanted(args, choice, experiments, run_args, mounts, output)
+    return _Wanted(args, choice, experiments, run_args, mounts, output, tracking)
 
 
 def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
     """How the jobs' containers are run, as far as the engine need not be asked for that."""
-    from caliban.commands import container_choice
+    from caliban.commands import container_choice, tracking_choice
     from caliban.model.image import WORKING_DIRECTORY
 
     container = container_choice.choose(
         wanted.choice.credentials, engine, wanted.run_args, wanted.mounts, wanted.output
     )
-    options, module = container.options, wanted.plan.module
+    options = tracking_choice.here(container.options, wanted.tracking)
+    module = wanted.plan.module
     # Only an image that was built with the code in it starts it by itself.
     if module and (wanted.args.live or wanted.args.image_id):
         options = replace(options, command=module.command)
@@ -218,6 +227,7 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
         )
         backend = LocalBackend(Containers(engine), engine.host, dict(options.secrets))
         how = execution_choice.choose(args, store, backend, options)
+        how = replace(how, tracking=wanted.tracking)
         plan = wanted.plan
         if args.image_id:
             image = container_choice.image(engine, args.image_id)

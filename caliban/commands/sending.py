@@ -19,9 +19,11 @@ from caliban.platform.base import RemoteBackend
 from caliban.remote.backends import Backends, is_remote, resume_command
 
 if TYPE_CHECKING:
+    from caliban.commands.image_publication import JobImage
     from caliban.dispatch import Pending
     from caliban.history.store import HistoryStore
     from caliban.launch import Launch
+    from caliban.provenance.gathering import Gathering
     from caliban.remote.submit import Sent, Unsent
 
 # How many refused jobs a summary names.
@@ -34,7 +36,14 @@ _LONG = 5.0
 _DETAILED = 20
 
 
-def send(store: HistoryStore, backends: Backends, platform: str, wanted: Launch) -> int:
+def send(
+    store: HistoryStore,
+    backends: Backends,
+    platform: str,
+    wanted: Launch,
+    record: Gathering,
+    image: JobImage,
+) -> int:
     """Records and sends the jobs of a launch, but for those that their group has already.
 
     Args:
@@ -42,41 +51,69 @@ def send(store: HistoryStore, backends: Backends, platform: str, wanted: Launch)
       backends: of all platforms.
       platform: where the jobs are sent.
       wanted: the jobs.
+      record: what is found out of the launch, whose `with` has begun.
+      image: of the jobs.
 
     Returns:
       The exit code: 0 if all that were to be sent have been accepted.
     """
     from caliban import dispatch
+    from caliban.commands import launch_record
 
     _bring_up_to_date(store, backends, wanted.user, wanted.group)
-    pending = dispatch.record(backends.of(platform), store, wanted)
+    backend = backends.of(platform)
+    pending = dispatch.record(backend, store, wanted)
+    plans = {image.reference: wanted.container_spec}
+    launch_record.keep_elsewhere(record, store, backend, pending.jobs, plans, [image])
     return see_off(store, backends, platform, wanted.group, pending)
 
 
-def resume(platform: str, group: str, backends: Backends) -> int:
+def resume(
+    platform: str, group: str, backends: Backends, record: Gathering, is_dry: bool = False
+) -> int:
     """Goes on with a group: sends what was not sent, and what has not succeeded once more.
 
     Args:
       platform: where the jobs are sent.
       group: name of the experiment group.
       backends: of all platforms.
+      record: what is found out of the launch, whose `with` has not begun.
+      is_dry: whether the jobs are only listed.
 
     Returns:
       The exit code, see `send`.
     """
     from caliban import dispatch
-    from caliban.commands import relaunch
+    from caliban.commands import launch_record, relaunch
 
     user = flags.user_name()
-    with launch.open_history() as store:
+    with launch.open_history() as store, record:
         _bring_up_to_date(store, backends, user, group)
         jobs = launch.left(store, user, group)
         if not jobs:
             terminal.note(f"Experiment group {group}: every experiment has succeeded.")
             return 0
         jobs = relaunch.of_platform(jobs, platform)
-        pending = dispatch.again(backends.of(platform), store, jobs)
+        if is_dry:
+            return _list(platform, jobs)
+        backend = backends.of(platform)
+        pending = dispatch.again(backend, store, jobs)
+        plans = launch_record.plans(jobs)
+        launch_record.keep_elsewhere(record, store, backend, pending.jobs, plans)
         return see_off(store, backends, platform, group, pending)
+
+
+def _list(platform: str, jobs: Sequence[Job]) -> int:
+    """Lists the jobs that would be sent, for --dry_run."""
+    from caliban.commands import relaunch
+
+    def is_wanted(job: Job) -> bool:
+        return job.outcome.status.is_final or (job.handle is None and launch.is_left(job))
+
+    for job in jobs:
+        launch.check_again(job, platform)
+    _tell_skipped([job for job in jobs if not is_wanted(job)])
+    return relaunch.list_jobs([job for job in jobs if is_wanted(job)], "sent")
 
 
 def _bring_up_to_date(store: HistoryStore, backends: Backends, user: str, group: str) -> None:
@@ -101,6 +138,7 @@ def see_off(
       group: name of the experiment group.
       pending: its jobs.
     """
+    from caliban.commands import tracking_choice
     from caliban.interrupt import Interruption
     from caliban.remote.submit import Submitter
 
@@ -108,6 +146,7 @@ def see_off(
     _announce(backend, group, pending)
     if not pending.jobs:
         return 0
+    tracking_choice.expect(store, [job.uid for job in pending.jobs])
     with (
         contextlib.closing(_Display(backend, len(pending.jobs))) as display,
         Interruption() as interruption,
@@ -118,10 +157,7 @@ def see_off(
 
 def _announce(backend: RemoteBackend, group: str, pending: Pending) -> None:
     """Says how many jobs there are, how long it takes, and which experiments need none."""
-    kinds = Counter(_why_superfluous(job) for job in pending.superfluous)
-    for why, number in kinds.items():
-        what = "1 experiment" if number == 1 else f"{number} experiments"
-        terminal.note(f"Skipped: {what} {why}")
+    _tell_skipped(pending.superfluous)
     if left := sum(not job.is_new for job in pending.jobs):
         terminal.note(f"Going on with {launch.count_of_jobs(left)} not known to have been sent")
     if not pending.jobs:
@@ -136,6 +172,13 @@ def _announce(backend: RemoteBackend, group: str, pending: Pending) -> None:
             span = datetime.timedelta(seconds=seconds)
             text += f", at {60 / each:.0f} a minute: {duration(span)}"
         terminal.note(text)
+
+
+def _tell_skipped(jobs: Sequence[Job]) -> None:
+    """Says how many experiments need no job, because they have these."""
+    for why, number in Counter(map(_why_superfluous, jobs)).items():
+        what = "1 experiment" if number == 1 else f"{number} experiments"
+        terminal.note(f"Skipped: {what} {why}")
 
 
 def _why_superfluous(job: Job) -> str:

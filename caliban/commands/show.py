@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from caliban import flags, joblog, terminal
+from caliban import flag_types, flags, joblog, terminal
 from caliban.model.job import Job
 from caliban.model.lock import Lock
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "job",
-        type=flags.positive_number,
+        type=flag_types.positive_number,
         metavar="JOB",
         help="Number of a job, as `caliban status` shows it.",
     )
@@ -121,7 +121,7 @@ def lines(job: Job, provenance: Provenance | None) -> Iterator[str]:
     yield from _section("code", _code(job, provenance))
     yield from _section("image", _image(provenance))
     yield from _section("launched", _launched(job, provenance))
-    yield from _section("machine", _machine(provenance.machine))
+    yield from _section("machine", _machine(job, provenance.machine))
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -248,10 +248,14 @@ def _launched(job: Job, provenance: Provenance) -> list[tuple[str, str]]:
         ("by", f"{one_line(job.user)} with caliban {provenance.version}"),
         ("command", one_line(shlex.join(provenance.command_line(job.experiment.args)))),
         ("variables", one_line(", ".join(provenance.variables))),
+        ("secrets", one_line(", ".join(provenance.secrets))),
     ]
 
 
-def _machine(machine: Machine) -> list[tuple[str, str]]:
+def _machine(job: Job, machine: Machine) -> list[tuple[str, str]]:
+    if machine.requested:
+        requested = [(one_line(name), one_line(each)) for name, each in machine.requested.items()]
+        return [*requested, ("node", one_line(str(job.details.get("node", ""))))]
     found = asdict(machine)
     gigabytes = f"{machine.memory / 2**30:.1f} GiB" if machine.memory else ""
     gpus = ", ".join(machine.gpus)

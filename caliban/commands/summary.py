@@ -37,6 +37,8 @@ def see_through(
       how: how they are run.
     """
     _announce(group, sweep)
+    if how.tracking and sweep.jobs:
+        terminal.note(f"Runs of MLflow go to {how.tracking}")
     code = 0
     if sweep.jobs:
         finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)

@@ -89,7 +89,10 @@ def _provenances(
         {k: v for k, v in each.flags.items() if k not in _NO_DIFFERENCE} for each in (one, other)
     )
     yield from _each("flags", *flags)
-    names = (dict.fromkeys(each.variables, "set") for each in (one, other))
+    names = (
+        dict.fromkeys([*each.variables, *(f"secret {name}" for name in each.secrets)], "set")
+        for each in (one, other)
+    )
     yield from _each("environment", *names)
     yield from _each("caliban", {"version": one.version}, {"version": other.version})
 
@@ -139,6 +142,8 @@ def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine(machine: Machine) -> dict[str, Any]:
+    if machine.requested:
+        return dict(machine.requested)
     return {
         "host": machine.host,
         "system": machine.system,

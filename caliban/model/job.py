@@ -96,6 +96,7 @@ class Outcome:
       reason: why it ended so, for people: "exit code 3", "out of memory"; empty after success.
       started: when its process started (UTC), if it did.
       finished: when it ended (UTC), if it did.
+      node: the machine of a cluster that it runs on, or ran on last; "" where nobody says.
     """
 
     status: Status
@@ -103,6 +104,7 @@ class Outcome:
     reason: str = ""
     started: datetime.datetime | None = None
     finished: datetime.datetime | None = None
+    node: str = field(default="", compare=False)
 
     def describe(self) -> str:
         """The outcome in a few words: "FAILED (exit code 3) in 2.1 s"."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+# The one thing among the flags of any command that is written without its name, behind them.
+_FILES = "job_file"
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -90,7 +93,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that jobs were launched on, and that local ones ran on.
+    """The machine that jobs were launched on and ran on; of jobs elsewhere, what they ask for.
 
     Attributes:
       host: its name.
@@ -102,6 +105,8 @@ class Machine:
       gpus: model of each GPU.
       driver: version of their driver; "" for none.
       engine: version of the Docker engine; "" if there is none.
+      requested: what jobs elsewhere ask their platform for, in its words, by name: "type",
+        "accelerators", "region", "cluster". All the rest is not known then.
     """
 
     host: str = ""
@@ -113,6 +118,7 @@ class Machine:
     gpus: tuple[str, ...] = ()
     driver: str = ""
     engine: str = ""
+    requested: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -130,17 +136,19 @@ class Provenance:
       command: that launched them: "run".
       flags: those that were given, by name, without secrets.
       variables: names of the environment variables that the jobs find, beside those of the image.
+      secrets: names of the platform's secrets that the jobs find something of.
       experiments: the experiment file as JSON; "" for none.
       plan: the ImagePlan as JSON.
       image: what they run.
       source: the code in it; None if it is not known where that came from.
-      machine: where they were launched.
+      machine: where they were launched, or what they ask for elsewhere.
     """
 
     version: str
     command: str = ""
     flags: Mapping[str, Any] = field(default_factory=dict)
     variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
     experiments: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     image: Image = Image()
@@ -154,7 +162,10 @@ class Provenance:
           arguments: those of the jobs' own that were given on the command line.
         """
         words = ["caliban", *self.command.split()]
+        names = [*self.flags.get(_FILES, ())]
         for name, value in self.flags.items():
+            if name == _FILES:
+                continue
             for each in value if isinstance(value, list | tuple) else [value]:
                 if each is True:
                     words.append(f"--{name}")
@@ -162,6 +173,7 @@ class Provenance:
                     words.append(f"--{name}={each}")
                 else:
                     words += [f"--{name}", str(each)]
+        words += map(str, names)
         module = self.plan.get("module")
         if (
             isinstance(module, Mapping)
@@ -190,6 +202,7 @@ class Provenance:
             **{
                 **found,
                 "variables": tuple(found.get("variables", ())),
+                "secrets": tuple(found.get("secrets", ())),
                 "image": Image.from_json(found.get("image", {})),
                 "machine": Machine.from_json(found.get("machine", {})),
             }

@@ -47,6 +47,23 @@ class Links:
     logs: str
 
 
+@dataclass(frozen=True)
+class Particulars:
+    """What is sent of a job elsewhere, as far as it decides what the job does.
+
+    Attributes:
+      image: that it runs.
+      machine: what it runs on, see model.provenance.Machine.requested.
+      variables: names of the environment variables that it is given, never their values.
+      secrets: names of the platform's secrets that it finds something of.
+    """
+
+    image: str
+    machine: Mapping[str, str]
+    variables: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+
+
 class RemoteBackend(Backend, Protocol):
     """A place elsewhere, to which jobs are sent, and where they stay when caliban has ended.
 
@@ -59,6 +76,22 @@ class RemoteBackend(Backend, Protocol):
 
     GONE: ClassVar[str]
     KEEPS_LOGS: ClassVar[bool]
+
+    def close(self) -> None:
+        """Closes connections that are its own."""
+
+    def particulars(self, submission: Submission) -> Particulars:
+        """What a job is that `plan` returned: pure, without asking anybody."""
+
+    def locate(self, target: str) -> None:
+        """Finds out what tells a target from others of its name, for `plan` to write it down."""
+
+    def misplaced(self, submission: Submission) -> str:
+        """Why a job may well be there although its target hasn't got it; "" if it has gone.
+
+        Raises:
+          CalibanError: the target can't be asked.
+        """
 
     def submit(self, submission: Submission, is_new: bool = False) -> Handle:
         """Sends a job, unless the platform has one with its uid.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from caliban.platform.rest import Session
+from caliban.platform.rest import Session, understanding
 
 URL = "https://logging.googleapis.com/"
 
@@ -22,6 +23,18 @@ _PAGE = 1000
 
 # Before there was anything to log.
 _BEGINNING = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    id: str
+    when: datetime.datetime
+    line: bytes
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> _Entry:
+        when = datetime.datetime.fromisoformat(entry["timestamp"])
+        return cls(entry["insertId"], when, _line(entry))
 
 
 @dataclass(frozen=True)
@@ -42,12 +55,12 @@ class Log:
 
     def tail(self, lines: int) -> list[bytes]:
         """The last lines that there are; at most 1000 of them."""
-        return [_line(entry) for entry in self._last(lines)]
+        return [entry.line for entry in self._last(lines)]
 
     def read(self) -> Iterator[bytes]:
         """All lines that there are."""
         for entry in self._entries(self.query):
-            yield _line(entry)
+            yield entry.line
 
     def follow(self, is_over: Callable[[], bool], tail: int | None = None) -> Iterator[bytes]:
         """The lines that there are, and those that are added until it is over.
@@ -61,9 +74,9 @@ class Log:
         newest = earliest = _BEGINNING
         if tail is not None:
             for entry in self._last(max(tail, 1)):
-                seen[entry["insertId"]] = newest = earliest = _when(entry)
+                seen[entry.id] = newest = earliest = entry.when
                 if tail:
-                    yield _line(entry)
+                    yield entry.line
         ends: float | None = None
         while True:
             if ends is None and is_over():
@@ -71,24 +84,28 @@ class Log:
             since = max(newest - _OVERLAP, earliest)
             after = ">" if since == earliest else ">="
             for entry in self._entries(f'{self.query} timestamp{after}"{_text(since)}"'):
-                if entry["insertId"] not in seen:
-                    seen[entry["insertId"]] = _when(entry)
-                    newest = max(newest, _when(entry))
-                    yield _line(entry)
+                if entry.id not in seen:
+                    seen[entry.id] = entry.when
+                    newest = max(newest, entry.when)
+                    yield entry.line
             if ends is not None and clock.now() >= ends:
                 return
             seen = {key: when for key, when in seen.items() if when >= since}
             clock.sleep(_INTERVAL)
 
-    def _last(self, lines: int) -> list[dict[str, Any]]:
+    def _last(self, lines: int) -> list[_Entry]:
         body = self._request(self.query, "desc") | {"pageSize": min(lines, _PAGE)}
-        found = self.session.post_again(f"{self.url}v2/entries:list", body).get("entries", [])
+        found = self._read(self.session.post_again(f"{self.url}v2/entries:list", body))
         return list(reversed(found)) if lines else []
 
-    def _entries(self, query: str) -> Iterator[dict[str, Any]]:
+    def _entries(self, query: str) -> Iterator[_Entry]:
         body = self._request(query, "asc") | {"pageSize": _PAGE}
         for page in self.session.pages(f"{self.url}v2/entries:list", {}, body):
-            yield from page.get("entries", ())
+            yield from self._read(page)
+
+    def _read(self, page: Mapping[str, Any]) -> Sequence[_Entry]:
+        with understanding(self.url):
+            return [_Entry.read(entry) for entry in page.get("entries", ())]
 
     def _request(self, query: str, order: str) -> dict[str, Any]:
         return {
@@ -98,16 +115,15 @@ class Log:
         }
 
 
-def _when(entry: Mapping[str, Any]) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(entry["timestamp"])
-
-
 def _line(entry: Mapping[str, Any]) -> bytes:
-    """The text of an entry; of one that a program has structured, its message."""
+    """The text of an entry; of one that a program has structured, its message, or else all."""
     found = entry.get("textPayload")
     if found is None:
-        found = entry.get("jsonPayload", {}).get("message", "")
-    return str(found).removesuffix("\n").encode() + b"\n"
+        payload = entry.get("jsonPayload", {})
+        found = payload.get("message", payload or "")
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    # JSON may have halves of letters, which UTF-8 has not.
+    return text.removesuffix("\n").encode(errors="replace") + b"\n"
 
 
 def _text(when: datetime.datetime) -> str:

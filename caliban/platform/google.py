@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from caliban import home, process
 from caliban.errors import CalibanError, UsageError
 from caliban.platform import gcloud
+from caliban.platform.rest import as_it_is
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -199,17 +200,27 @@ def _tried(found: Access, remedy: str) -> Access:
         raise CredentialsError(
             f"Google doesn't accept {found.source}: {_reason(error)}", remedy
         ) from None
+    except (LookupError, TypeError, AttributeError):
+        raise CredentialsError(
+            f"{found.source} can't be tried: what was asked for a token doesn't answer as Google "
+            "does",
+            "Look after this machine's network, and its proxy if it has one.",
+        ) from None
     return found
 
 
 def _request() -> Callable[..., object]:
     """What google-auth asks for tokens with: over TLS that is always verified."""
     from google.auth.transport.requests import Request
+    from requests import Session
 
-    return functools.partial(Request(), timeout=_PATIENCE)
+    session = Session()
+    session.auth = as_it_is
+    return functools.partial(Request(session), timeout=_PATIENCE)
 
 
 def _reason(error: Exception) -> str:
     """The first line of an error of google-auth's, whose other arguments may be a whole answer."""
-    text = str(error.args[0] if error.args else error) or type(error).__name__
+    first = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else ""
+    text = str(first or error) or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".")

@@ -62,6 +62,7 @@ class Options:
         environment.
       run_args: the user's own arguments for `docker run`, which win over all of these.
       secrets: variables whose values `docker run` finds in its environment, see hide_secrets.
+      network: that it is in, unless the user's own arguments name one; "" for the usual one.
     """
 
     command: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Options:
     environment: tuple[tuple[str, str | None], ...] = ()
     run_args: tuple[str, ...] = ()
     secrets: tuple[tuple[str, str], ...] = ()
+    network: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON, without what is as usual; `from_json` reads it back.
@@ -130,6 +132,8 @@ def docker_run(
         command += ["--workdir", options.directory]
     if options.gpus and not chooses_gpus(options.run_args):
         command += options.gpus
+    if options.network and not chooses_network(options.run_args):
+        command += ["--network", options.network]
     for variable, setting in options.environment:
         command += ["--env", variable if setting is None else f"{variable}={setting}"]
     for folder in options.scratch:
@@ -191,12 +195,18 @@ class LocalBackend(Backend):
         command = submission.payload["command"]
         return Handle(NAME, submission.target, command[command.index("--name") + 1])
 
-    def submit(self, submission: Submission, gpus: Sequence[str] = ()) -> Handle:
+    def submit(
+        self,
+        submission: Submission,
+        gpus: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> Handle:
         """Starts the container. Its name is made from the uid, and the engine takes a name once.
 
         Args:
           submission: what `plan` returned.
           gpus: arguments of `docker run` that take the place of those that give it all GPUs.
+          variables: values of this job's own, for those that it is to find by name.
         """
         handle = self.handle(submission)
         command = list(submission.payload["command"])
@@ -209,7 +219,7 @@ class LocalBackend(Backend):
             )
             command[at : at + len(everything)] = gpus
         self._children[handle] = self._containers.start(
-            command, {**terminal_size(), **self._secrets}
+            command, {**terminal_size(), **self._secrets, **(variables or {})}
         )
         return handle
 
@@ -331,6 +341,11 @@ def chooses_gpus(run_args: Sequence[str]) -> bool:
     return any(
         word.startswith(("--gpus", "--runtime")) or "nvidia.com/gpu" in word for word in run_args
     )
+
+
+def chooses_network(run_args: Sequence[str]) -> bool:
+    """Whether the user's own arguments say which network a container is in."""
+    return any(re.match(r"--net(work)?(=|$)", word) for word in run_args)
 
 
 # What a field of CSV holds only in quotes.

@@ -48,7 +48,12 @@ def address(url: str, group: str, number: int, uid: str) -> str:
       number: of the job.
       uid: see JobRequest.
     """
-    return f"{url.rstrip('/')}/{_folder(group)}/{number}-{uid[:6]}"
+    return f"{group_address(url, group)}/{number}-{uid[:6]}"
+
+
+def group_address(url: str, group: str) -> str:
+    """Where the folders of a group's jobs elsewhere are."""
+    return f"{url.rstrip('/')}/{_folder(group)}"
 
 
 def folder_of(address: str) -> str:

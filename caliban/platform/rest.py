@@ -6,6 +6,7 @@ Here nothing is sent again that may have been carried out.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import random
 import re
@@ -14,12 +15,12 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError
+from caliban.errors import RefusedError, UnknownOutcomeError, UsageError
 from caliban.platform.quota import Clock, TokenBucket
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
-    from requests import Response
+    from requests import PreparedRequest, Response
 
 T = TypeVar("T")
 
@@ -49,13 +50,17 @@ def endpoint(api: str, url: str, environment: Mapping[str, str]) -> str:
       The address, with a slash at its end.
 
     Raises:
-      CalibanError: an access token would be sent there in clear text.
+      UsageError: it is none, or an access token would be sent there in clear text.
     """
     variable = f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api.upper()}"
     found = environment.get(variable) or url
-    parts = urllib.parse.urlsplit(found)
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-        raise CalibanError(
+    try:
+        parts = urllib.parse.urlsplit(found)
+        is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    except ValueError as error:
+        raise UsageError(f"{variable} is '{found}', which is no address: {error}") from None
+    if parts.scheme != "https" and not is_here:
+        raise UsageError(
             f"{variable} is '{found}', where an access token would be sent without encryption",
             "Use an address that begins with https://.",
         )
@@ -72,18 +77,27 @@ class Session:
           credentials: see google.access.
           clock: for tests.
         """
-        from google.auth.transport.requests import AuthorizedSession
+        from google.auth.transport.requests import AuthorizedSession, Request
+        from requests import Session as HttpSession
         from requests.adapters import HTTPAdapter
 
+        from caliban.platform.bearer import Bearer
+
         self.clock = clock or Clock()
+        self._for_tokens = HttpSession()
+        self._for_tokens.auth = as_it_is
         # Of its own accord it sends a request again only after a 401, by which none is carried out.
-        self._http: Any = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        self._http: Any = AuthorizedSession(  # type: ignore[no-untyped-call]
+            Bearer(credentials), auth_request=Request(self._for_tokens)
+        )
+        self._http.auth = as_it_is
         for scheme in ("https://", "http://"):
             self._http.mount(scheme, HTTPAdapter(max_retries=0, pool_maxsize=_THREADS))
 
     def close(self) -> None:
         """Closes its connections."""
         self._http.close()
+        self._for_tokens.close()
 
     def get(self, url: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Reads something; tries again if that might help.
@@ -168,9 +182,9 @@ class Session:
             if bucket:
                 bucket.take()
             answer = self._exchange(method, url, params, body)
-            if not _is_too_fast(answer) or self.clock.now() > gives_up:
-                return _read(answer, url)
             wait = _retry_after(answer) or _backoff(attempt)
+            if not _is_too_fast(answer) or self.clock.now() + wait > gives_up:
+                return _read(answer, url)
             attempt += 1
             if bucket:
                 bucket.give_back()  # it wasn't carried out, nor counted
@@ -186,8 +200,9 @@ class Session:
         body: Mapping[str, Any] | None,
     ) -> Response:
         from google.auth import exceptions
+        from requests.exceptions import InvalidHeader
 
-        host = urllib.parse.urlsplit(url).netloc
+        host = _host(url)
         try:
             answer: Response = self._http.request(
                 method,
@@ -198,6 +213,8 @@ class Session:
                 allow_redirects=False,  # which would make a GET of a POST, elsewhere
             )
             return answer
+        except InvalidHeader:  # whose message has the token
+            raise UnknownOutcomeError("no access token: that of Google is none") from None
         except OSError as error:  # all of requests' own are, and that of a missing CA bundle is
             raise UnknownOutcomeError(
                 f"no answer from {host}: {_why(error)}",
@@ -210,6 +227,11 @@ class Session:
                 f"Google gives no access token any more: {_why(error)}",
                 "Log in again: gcloud auth application-default login",
                 401,
+            ) from None
+        except _OTHER_FORM:
+            raise UnknownOutcomeError(
+                "no access token: what was asked for one doesn't answer as Google does",
+                "Look after this machine's network, and its proxy if it has one.",
             ) from None
 
 
@@ -252,6 +274,45 @@ def once(
     raise AssertionError("unreachable")
 
 
+# What comes of reading an answer that has not the form which the API's description promises.
+_OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError)
+
+
+@contextlib.contextmanager
+def understanding(url: str) -> Iterator[None]:
+    """Reads an answer that may not have the form which the API's description promises.
+
+    Raises:
+      UnknownOutcomeError: it hasn't; what has become of the request isn't known then.
+    """
+    try:
+        yield
+    except _OTHER_FORM as error:
+        raise UnknownOutcomeError(
+            f"{_host(url)} answers what Google doesn't: {one_line(_why(error))}",
+            "Look after this machine's proxy, if it has one.",
+        ) from None
+
+
+def one_line(text: object) -> str:
+    """A text of somebody else's in one line, without anything that a terminal would obey.
+
+    Args:
+      text: whatever else it is, it is no text: "".
+    """
+    letters = text if isinstance(text, str) else ""
+    return " ".join("".join(each if each.isprintable() else " " for each in letters).split())
+
+
+def as_it_is(request: PreparedRequest) -> PreparedRequest:
+    """An `auth` of requests, which would put what ~/.netrc has for a host in a token's place."""
+    return request
+
+
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+
+
 def _read(answer: Response, url: str) -> dict[str, Any]:
     """What an answer says.
 
@@ -267,24 +328,26 @@ def _read(answer: Response, url: str) -> dict[str, Any]:
         content = None
     if 200 <= answer.status_code < 300 and isinstance(content, dict):
         return content
-    error = content.get("error", {}) if isinstance(content, dict) else {}
-    error = error if isinstance(error, dict) else {"message": str(error)}
-    host = urllib.parse.urlsplit(url).netloc
-    said = error.get("message") or answer.reason or "no JSON"
-    message = f"{host} answers {answer.status_code}: {said.strip().rstrip('.')}"
+    error = content.get("error") if isinstance(content, dict) else None
+    error = error if isinstance(error, dict) else {"message": error}
+    said = one_line(error.get("message")) or one_line(answer.reason) or "no JSON"
+    message = f"{_host(url)} answers {answer.status_code}: {said.rstrip('.')}"
     refused = 400 <= answer.status_code < 500
     kind = RefusedError if refused else UnknownOutcomeError
-    reason = error.get("status", "")
-    raise kind(message, _hint(reason, error.get("details", ())), answer.status_code, reason)
+    reason, details = one_line(error.get("status")), error.get("details")
+    hint = _hint(reason, details if isinstance(details, list) else ())
+    raise kind(message, hint, answer.status_code, reason)
 
 
 def _hint(reason: str, details: Sequence[Any]) -> str:
     """What to do about an error, where there is something."""
     for detail in details:
         if isinstance(detail, dict) and detail.get("reason") == "SERVICE_DISABLED":
-            metadata = detail.get("metadata", {})
-            project = metadata.get("consumer", "").removeprefix("projects/")
-            return f"Run: gcloud services enable {metadata.get('service')} --project {project}"
+            found = detail.get("metadata")
+            metadata = found if isinstance(found, dict) else {}
+            project = one_line(metadata.get("consumer")).removeprefix("projects/")
+            service = one_line(metadata.get("service"))
+            return f"Run: gcloud services enable {service} --project {project}"
     if reason == "PERMISSION_DENIED":
         return (
             "Your account needs a role there: roles/aiplatform.user for jobs on Vertex AI, "
@@ -311,10 +374,13 @@ _ALL_IN_USE = re.compile("quotas are exceeded|exceed quota limits")
 def _retry_after(answer: Response) -> float:
     """The seconds that an answer asks to wait for; 0 if it doesn't."""
     text = answer.headers.get("Retry-After", "")
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return float(text)
-    when = email.utils.parsedate_tz(text) if text else None
-    return max(0.0, email.utils.mktime_tz(when) - time.time()) if when else 0.0
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, when.timestamp() - time.time())
 
 
 def _backoff(attempt: int) -> float:
@@ -327,4 +393,6 @@ def _why(error: Exception) -> str:
     inner: BaseException = error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause
-    return (str(inner) or type(inner).__name__).splitlines()[0][:200]
+    # The other arguments of google-auth's errors are what was answered.
+    text = inner.args[0] if inner.args and isinstance(inner.args[0], str) else str(inner)
+    return (text or type(inner).__name__).splitlines()[0][:200]

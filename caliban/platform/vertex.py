@@ -12,9 +12,9 @@ from caliban.errors import PlatformError, RefusedError
 from caliban.model import labels
 from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
 from caliban.platform import cloud_logging, vertex_job
-from caliban.platform.base import Links, RemoteBackend
+from caliban.platform.base import Links, Particulars, RemoteBackend
 from caliban.platform.quota import TokenBucket
-from caliban.platform.rest import Session, endpoint, once
+from caliban.platform.rest import Session, endpoint, once, understanding
 from caliban.platform.vertex_job import NAME
 
 # What Google allows in a project and region, unless it has been asked for more:
@@ -57,6 +57,20 @@ class VertexBackend(RemoteBackend):
         """See vertex_job.plan."""
         return vertex_job.plan(request)
 
+    def close(self) -> None:
+        """Nothing: the session belongs to others."""
+
+    def particulars(self, submission: Submission) -> Particulars:
+        """See vertex_job.particulars."""
+        return vertex_job.particulars(submission)
+
+    def locate(self, target: str) -> None:
+        """Nothing: a project's name is its own for good."""
+
+    def misplaced(self, submission: Submission) -> str:
+        """Nothing: a job that is missing has been deleted."""
+        return ""
+
     def bucket(self, target: str) -> TokenBucket:
         """The submissions that a target allows; it knows how long so many of them take."""
         with self._lock:
@@ -96,7 +110,9 @@ class VertexBackend(RemoteBackend):
         def send() -> Handle:
             nonlocal sent
             sent += 1
-            return _handle(target, self._session.post(self._jobs(target), body, bucket))
+            job = self._session.post(self._jobs(target), body, bucket)
+            with understanding(self._jobs(target)):
+                return _handle(target, job)
 
         if not is_new and (found := find()):
             return found
@@ -129,7 +145,8 @@ class VertexBackend(RemoteBackend):
 
         def ask(target: str) -> None:
             try:
-                found[target] = self._outcomes(target, wanted[target])
+                with understanding(self._jobs(target)):
+                    found[target] = self._outcomes(target, wanted[target])
             except PlatformError as error:
                 problems[target] = error.message
 
@@ -180,11 +197,13 @@ class VertexBackend(RemoteBackend):
             yield from log.read()
 
     def _has_ended(self, handle: Handle) -> bool:
+        url = f"{self._jobs(handle.target)}/{handle.id}"
         try:
-            job = self._session.get(f"{self._jobs(handle.target)}/{handle.id}")
+            job = self._session.get(url)
         except RefusedError:
             return True
-        return vertex_job.outcome(job).status.is_final
+        with understanding(url):
+            return vertex_job.outcome(job).status.is_final
 
     def _jobs(self, target: str) -> str:
         return jobs_url(target, self._environment)
@@ -192,12 +211,13 @@ class VertexBackend(RemoteBackend):
     def _find(self, target: str, query: str) -> dict[str, Handle]:
         """The jobs of a target that a filter lets through, by uid; the oldest of several."""
         params = {"filter": query, "pageSize": str(_PAGE), "readMask": "name,labels"}
-        return {
-            job["labels"][labels.UID]: _handle(target, job)
-            for page in self._session.pages(self._jobs(target), params)
-            for job in page.get("customJobs", ())
-            if labels.UID in job.get("labels", {})
-        }
+        with understanding(self._jobs(target)):
+            return {
+                job["labels"][labels.UID]: _handle(target, job)
+                for page in self._session.pages(self._jobs(target), params)
+                for job in page.get("customJobs", ())
+                if labels.UID in job.get("labels", {})
+            }
 
     def _outcomes(self, target: str, wanted: set[str]) -> dict[str, Outcome]:
         """What became of jobs of one target. The newest come first; no page is read in vain."""

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from caliban.errors import UsageError
-from caliban.model import labels
+from caliban.model import labels, tracking
 from caliban.model.image import OUTPUT_VARIABLE
 from caliban.model.job import JobRequest, Outcome, Status, Submission
 from caliban.model.resources import Machine
+from caliban.platform.base import Particulars
+from caliban.platform.rest import one_line
 
 NAME = "vertex"
 
@@ -209,6 +211,7 @@ def _pools(request: JobRequest, options: Options) -> list[dict[str, Any]]:
 
 def _container(request: JobRequest, options: Options) -> dict[str, Any]:
     variables = dict(options.environment)
+    variables |= tracking.name_variable(variables, request.uid)
     if request.output.startswith("gs://"):
         variables[OUTPUT_VARIABLE] = _BUCKETS + request.output.removeprefix("gs://")
     container: dict[str, Any] = {"imageUri": request.image}
@@ -219,6 +222,31 @@ def _container(request: JobRequest, options: Options) -> dict[str, Any]:
     if variables:
         container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     return container
+
+
+def particulars(submission: Submission) -> Particulars:
+    """What a job is that `plan` returned."""
+    spec = submission.payload["body"]["jobSpec"]
+    pools = spec["workerPoolSpecs"]
+    machine, container = pools[0]["machineSpec"], pools[0]["containerSpec"]
+    replicas = sum(int(pool["replicaCount"]) for pool in pools)
+    accelerators = machine.get("acceleratorType", "")
+    project, _, region = submission.target.partition("/")
+    found = {
+        "project": project,
+        "region": region,
+        "type": machine["machineType"],
+        "accelerators": f"{machine['acceleratorCount']} x {accelerators}" if accelerators else "",
+        "topology": machine.get("tpuTopology", ""),
+        "machines": str(replicas) if replicas > 1 else "",
+        "strategy": spec.get("scheduling", {}).get("strategy", ""),
+        "service account": spec.get("serviceAccount", ""),
+    }
+    return Particulars(
+        image=container["imageUri"],
+        machine={name: value for name, value in found.items() if value},
+        variables=tuple(sorted(each["name"] for each in container.get("env", ()))),
+    )
 
 
 _STATES = {
@@ -240,7 +268,7 @@ _REASONS = {
     "PARTIALLY_SUCCEEDED": "succeeded only in part",
 }
 
-_EXIT = re.compile(r"non-zero status of (\d+)")
+_EXIT = re.compile(r"non-zero status of (\d{1,9})\b")
 
 
 def outcome(job: Mapping[str, Any]) -> Outcome:
@@ -250,9 +278,13 @@ def outcome(job: Mapping[str, Any]) -> Outcome:
     started, finished = _time(job.get("startTime")), _time(job.get("endTime"))
     if status is Status.SUCCEEDED:
         return Outcome(status, 0, "", started, finished)
+    if status is Status.UNKNOWN:
+        said = one_line(state) or "none"
+        return Outcome(status, reason=f"Vertex AI tells of a state that is not known here, {said}")
     if status is not Status.FAILED:
         return Outcome(status, None, "", started, finished if status.is_final else None)
-    said = str(job.get("error", {}).get("message", "")).strip()
+    message = job.get("error", {}).get("message")
+    said = message.strip() if isinstance(message, str) else ""
     match = _EXIT.search(said)
     code = int(match[1]) if match else None
     if "out-of-memory" in said.lower() or "out of memory" in said.lower():
@@ -260,7 +292,9 @@ def outcome(job: Mapping[str, Any]) -> Outcome:
     elif code is not None:
         reason = f"exit code {code}"
     else:
-        reason = _REASONS.get(state) or (said.splitlines()[0][:300] if said else "no reason given")
+        reason = _REASONS.get(state) or (
+            one_line(said.splitlines()[0])[:300] if said else "no reason given"
+        )
     return Outcome(status, code, reason, started, finished)
 
 

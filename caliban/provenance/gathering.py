@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +21,7 @@ from caliban.docker.image import context, inputs
 from caliban.docker.image.dockerfile import DEPENDENCIES, LABEL, LOCK, OWN_FOLDERS
 from caliban.errors import EngineError, UsageError
 from caliban.model.image import ImagePlan
-from caliban.model.provenance import Image, Provenance, Repository, Source
+from caliban.model.provenance import Image, Machine, Provenance, Repository, Source
 from caliban.provenance import git, machine
 
 if TYPE_CHECKING:
@@ -56,6 +56,21 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What there is to say of jobs of another platform.
+
+    Attributes:
+      requested: what they ask it for, see model.provenance.Machine.
+      secrets: names of its secrets that they find something of.
+      image_id: by which the engine here knows their image; "" if it needn't have that.
+    """
+
+    requested: Mapping[str, str]
+    secrets: Sequence[str] = ()
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
 class Made:
     """Jobs of one launch and one image.
 
@@ -67,6 +82,7 @@ class Made:
       is_fresh: whether the image was made of, or the jobs see, the files as they are now. If not,
         where the code came from is taken from earlier jobs with the image.
       excluded: files that live jobs don't see.
+      elsewhere: where they run; None for this machine.
     """
 
     uids: Sequence[str]
@@ -75,6 +91,7 @@ class Made:
     variables: Sequence[str] = ()
     is_fresh: bool = True
     excluded: Sequence[Path] = ()
+    elsewhere: Elsewhere | None = None
 
 
 class Gathering:
@@ -116,14 +133,21 @@ class Gathering:
             what = str(self._failure) or type(self._failure).__name__
             terminal.warn(f"what exactly these jobs ran is not recorded: {what}")
 
-    def keep(self, store: HistoryStore, made: Sequence[Made]) -> None:
+    def keep(
+        self,
+        store: HistoryStore,
+        made: Sequence[Made] | Callable[[], Sequence[Made]],
+        patience: float = 0.0,
+    ) -> None:
         """Has it written down what jobs are made of, as soon as that is known.
 
         Args:
           store: the history, which stays open until the end of the `with`.
-          made: the jobs, which have been recorded.
+          made: the jobs, which have been recorded; or what tells them, beside all that is done.
+          patience: for how many seconds it is waited until that is done.
         """
-        self._start(lambda: self._write(store, made))
+        self._start(lambda: self._write(store, made() if callable(made) else made))
+        self._threads[-1].join(patience)
 
     def _start(self, work: Callable[[], None]) -> None:
         def attempt() -> None:
@@ -141,11 +165,12 @@ class Gathering:
             self._repositories[project] = git.look(project)
 
     def _write(self, store: HistoryStore, made: Sequence[Made]) -> None:
-        here = machine.look(self._engine, self._has_gpus)
+        is_here = any(each.elsewhere is None for each in made)
+        here = machine.look(self._engine, self._has_gpus) if is_here else Machine()
         self._threads[0].join()
         for each in made:
-            image = _image(self._engine, each)
-            call = self._call
+            image = self._image(store, each)
+            call, there = self._call, each.elsewhere
             store.provenances.keep(
                 each.uids,
                 Provenance(
@@ -153,13 +178,26 @@ class Gathering:
                     command=call.command,
                     flags=dict(call.flags),
                     variables=tuple(sorted({*each.variables})),
+                    secrets=tuple(there.secrets) if there else (),
                     experiments=call.experiments,
                     plan=dict(each.plan),
                     image=image,
                     source=self._source(store, each, image),
-                    machine=here,
+                    machine=Machine(requested=dict(there.requested)) if there else here,
                 ),
             )
+
+    def _image(self, store: HistoryStore, made: Made) -> Image:
+        if made.elsewhere is None:
+            return _image(self._engine, made.image, made.plan)
+        if not made.is_fresh and (earlier := store.provenances.of_image(made.image)):
+            return earlier.image
+        found, known = Image(), made.elsewhere.image_id
+        if known:
+            # What an image was built on that caliban has not made now, its plan doesn't say.
+            found = _image(self._engine, known, made.plan if made.is_fresh else {})
+        digest = made.image if "@" in made.image else found.digest
+        return replace(found, name=found.name or made.image, digest=digest)
 
     def _source(self, store: HistoryStore, made: Made, image: Image) -> Source | None:
         if not made.is_fresh:
@@ -177,15 +215,15 @@ class Gathering:
         return replace(source, files=files, digest=_digest(files))
 
 
-def _image(engine: Engine, made: Made) -> Image:
+def _image(engine: Engine, image: str, plan: Mapping[str, Any]) -> Image:
     """What the engine knows of an image and of the one that it is built on."""
-    base = str(made.plan.get("base_image", ""))
+    base = str(plan.get("base_image", ""))
     try:
-        found = engine.image(made.image)
+        found = engine.image(image)
     except EngineError:  # it may be restarting: the rest is known all the same
         found = None
     if found is None:
-        return Image(name=made.image, digest=made.image if "@" in made.image else "", base=base)
+        return Image(name=image, digest=image if "@" in image else "", base=base)
     labels = found.get("Config", {}).get("Labels") or {}
     base_id = str(labels.get(f"{LABEL}.base_id", ""))
     below = None
@@ -202,7 +240,8 @@ def _image(engine: Engine, made: Made) -> Image:
 
 
 def _first(names: Sequence[str] | None) -> str:
-    return min(names, default="") if names else ""
+    """One of several names: caliban's own, of which no registry is a part, before others."""
+    return min(names or (), key=lambda name: ("/" in name, name), default="")
 
 
 def _copied_files(plan: ImagePlan, image: Image) -> dict[str, str]:
@@ -211,28 +250,39 @@ def _copied_files(plan: ImagePlan, image: Image) -> dict[str, str]:
     fingerprint = _FINGERPRINT.search(image.name)
     if found is None or not fingerprint or not found[0].image.endswith(fingerprint[0]):
         return {}
-    files: dict[str, str] = {}
+    files = {**found[0].read, **found[0].files.get(DEPENDENCIES, {})}
     for folder, contents in found[0].files.items():
-        if folder not in _NO_SOURCE:
-            files |= {name: text for name, text in contents.items() if text != "folder"}
-    return dict(sorted(files.items()))
+        if folder not in (*_NO_SOURCE, DEPENDENCIES):
+            for name, text in contents.items():
+                # What declares something may be read through a link.
+                if name not in files or not text.startswith("link "):
+                    files[name] = text
+    return _sorted(files)
 
 
 def _live_files(plan: ImagePlan, excluded: Sequence[Path]) -> tuple[dict[str, str], str]:
     """What stands for each file of live code, as far as it can be read in a few seconds."""
     deadline = time.monotonic() + _READING
-    files: dict[str, str] = {}
     try:
+        files = dict(inputs.deciding(plan))
         listed = context.files(replace(plan, live=False, lock=""), excluded)
     except UsageError as error:
         return {}, error.message
     for file in listed:
         if time.monotonic() > deadline:
             return {}, "the files take too long to read"
-        if file.folder not in (*_NO_SOURCE, DEPENDENCIES) and not stat.S_ISDIR(file.info.st_mode):
+        if file.folder not in (*_NO_SOURCE, DEPENDENCIES):
+            is_known = file.name in files and stat.S_ISLNK(file.info.st_mode)
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                files[file.name] = file.content[:_KEPT]
-    return dict(sorted(files.items())), ""
+                files[file.name] = files[file.name] if is_known else file.content[:_KEPT]
+    return _sorted(files), ""
+
+
+def _sorted(files: Mapping[str, str]) -> dict[str, str]:
+    """Files in the order of their names; of folders, those that have nothing in them."""
+    full = {str(folder) for name in files for folder in PurePosixPath(name).parents} | {"."}
+    kept = {name: text for name, text in files.items() if text != "folder" or name not in full}
+    return dict(sorted(kept.items()))
 
 
 def _digest(files: Mapping[str, str]) -> str:

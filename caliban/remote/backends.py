@@ -93,6 +93,8 @@ class Backends:
 
     def close(self) -> None:
         """Closes connections."""
+        for backend in self._opened.values():
+            backend.close()
         if self._session is not None:
             self._session.close()
 

@@ -46,12 +46,14 @@ def refresh(store: HistoryStore, jobs: Sequence[Job], backends: Backends) -> boo
             # Nothing is missing where nobody could be asked.
             if job.handle.platform in problems:
                 continue
-            outcome = _missing(job, backends)
+            outcome = found[job.handle] = _missing(job, backends)
         if outcome.status is not Status.UNKNOWN and outcome != job.outcome:
             outcomes[job.uid] = outcome
     ended = [uid for uid, outcome in outcomes.items() if outcome.status.is_final]
     output.want(ended)
     store.settle(outcomes)
+    nodes = {uid: outcome.node for uid, outcome in outcomes.items() if outcome.node}
+    store.add_details("node", nodes)
     _fetch_logs(store, backends)
     return not _warn(jobs, found, problems)
 
@@ -81,11 +83,17 @@ def _ask(jobs: Sequence[Job], backends: Backends) -> tuple[dict[Handle, Outcome]
 
 def _missing(job: Job, backends: Backends) -> Outcome:
     """The outcome of a job that its platform doesn't have any more."""
+    backend = backends.of(job.submission.platform)
+    try:
+        if why := backend.misplaced(job.submission):
+            return Outcome(Status.UNKNOWN, reason=why)
+    except CalibanError as error:
+        return Outcome(Status.UNKNOWN, reason=error.message)
     if job.stop_requested is not None:
         # When it was gone is not known, but it can't have been long ago.
         now = datetime.datetime.now(datetime.UTC)
         return Outcome(Status.STOPPED, None, "stopped", job.outcome.started, now)
-    return Outcome(Status.STOPPED, reason=backends.of(job.submission.platform).GONE)
+    return Outcome(Status.STOPPED, reason=backend.GONE)
 
 
 def _fetch_logs(store: HistoryStore, backends: Backends) -> None:

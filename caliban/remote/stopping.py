@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from caliban import process
-from caliban.errors import CalibanError
+from caliban.errors import CalibanError, UnknownOutcomeError
 from caliban.model.job import Handle, Job, Status
-from caliban.remote import output
+from caliban.platform.base import RemoteBackend
+from caliban.remote import output, stragglers
 from caliban.remote.backends import Backends
 from caliban.remote.parallel import for_each
 
@@ -59,21 +60,40 @@ def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stoppe
     found.lost = _find(store, backends, unsent)
     known = [job.uid for job in unsent if job.uid not in found.lost]
     found.cancelled = set(store.cancel_unsent(known, now))
+    # Somebody may just be sending others, and die before it has ended them there.
+    stragglers.expect(
+        job.uid
+        for job in unsent
+        if job.uid in found.cancelled and process.is_alive(job.owner) is not False
+    )
     # Some may have been sent meanwhile.
     sent = {job.uid: job for job in store.jobs([job.uid for job in jobs]) if job.handle}
     asked = store.request_stop(list(sent), now, waiting=True)
     found.lost |= dict.fromkeys(asked, "it takes too long")
+    # Why places don't answer: after several attempts for one job, none is made for the next.
+    silent: dict[str, str] = {}
+    # Of these the wish is taken back: should they fail later, nobody will have stopped them.
+    unheard: list[str] = []
 
     def ask(uid: str) -> None:
+        job = sent[uid]
+        if why := silent.get(job.submission.target):
+            found.lost[uid] = why
+            unheard.append(uid)
+            return
         try:
-            _ask(backends, sent[uid])
+            _ask(backends, job)
         except CalibanError as error:
             found.lost[uid] = error.message
+            unheard.append(uid)
+            if isinstance(error, UnknownOutcomeError) and not error.status:
+                silent[job.submission.target] = error.message
         else:
             del found.lost[uid]
             found.asked.add(uid)
 
     for_each(asked, ask, _PATIENCE)
+    store.withdraw_stop([uid for uid in unheard if sent[uid].stop_requested is None])
     return found
 
 
@@ -83,20 +103,23 @@ def _find(store: HistoryStore, backends: Backends, unsent: Sequence[Job]) -> dic
     Returns:
       Why that could not be done for some, by uid.
     """
-    places: dict[tuple[str, str, str], list[str]] = {}
+    places: dict[tuple[str, str, str], list[Job]] = {}
     for job in unsent:
         if process.is_alive(job.owner) is False:
             place = (job.submission.platform, job.submission.target, job.group)
-            places.setdefault(place, []).append(job.uid)
+            places.setdefault(place, []).append(job)
     lost: dict[str, str] = {}
     handles: dict[str, Handle] = {}
-    for (platform, target, group), uids in places.items():
+    for (platform, target, group), found in places.items():
         try:
-            there = backends.of(platform).find(target, group)
+            backend = backends.of(platform)
+            for job in found:
+                _check_place(backend, job)
+            there = backend.find(target, group)
         except CalibanError as error:
-            lost |= dict.fromkeys(uids, error.message)
+            lost |= {job.uid: error.message for job in found}
         else:
-            handles |= {uid: there[uid] for uid in uids if uid in there}
+            handles |= {job.uid: there[job.uid] for job in found if job.uid in there}
     store.settle({}, handles)
     return lost
 
@@ -104,6 +127,17 @@ def _find(store: HistoryStore, backends: Backends, unsent: Sequence[Job]) -> dic
 def _ask(backends: Backends, job: Job) -> None:
     assert job.handle is not None
     backend = backends.of(job.handle.platform)
+    _check_place(backend, job)
     if job.outcome.status is Status.RUNNING and not backend.KEEPS_LOGS:
         output.save(backend, job, _LOG)
     backend.stop(job.handle)
+
+
+def _check_place(backend: RemoteBackend, job: Job) -> None:
+    """Sees to it that a job is asked where it is: elsewhere nobody would have it, it seems gone.
+
+    Raises:
+      CalibanError: it isn't there.
+    """
+    if why := backend.misplaced(job.submission):
+        raise CalibanError(why)

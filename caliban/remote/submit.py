@@ -180,6 +180,9 @@ class Submitter:
                 places.setdefault((job.submission.target, job.group), {})[job.uid] = job
         for (target, group), wanted in places.items():
             try:
+                for job in wanted.values():
+                    if why := self._backend.misplaced(job.submission):
+                        raise CalibanError(f"job {job.id} may be there already: {why}")
                 there = self._backend.find(target, group)
             except CalibanError as error:
                 self._sent.problem = error

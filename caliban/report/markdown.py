@@ -104,13 +104,15 @@ def rows(launch: Launch) -> list[tuple[str, str]]:
         changed = f" and {number} changed file{'s' * (number > 1)}" if number else ""
         commit = f"{git.commit}{changed}"
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
+    here = f"{machine.cpus} x {machine.cpu}{gpus}" if machine.cpu else ""
+    there = ", ".join(f"{name} {value}" for name, value in machine.requested.items())
     found = {
         "commit": commit,
         "origin": git.remote if git else "",
         "content": source.digest if source else "",
         "image": image.digest or image.id or image.name,
         "base": " ".join(filter(None, (image.base, image.base_digest or image.base_id))),
-        "machine": f"{machine.cpus} x {machine.cpu}{gpus}" if machine.cpu else "",
+        "machine": here or there,
         "command": shlex.join(provenance.command_line()),
         "caliban": provenance.version,
     }

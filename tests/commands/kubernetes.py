@@ -1,13 +1,10 @@
-"""A namespace of a test's own in the cluster, and a way to it on which answers get lost."""
+"""A namespace of a test's own in the cluster."""
 
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import time
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,75 +122,3 @@ class Namespace:
                 return found
             assert time.monotonic() < deadline, [job["status"] for job in found]
             time.sleep(0.2)
-
-
-class Lossy:
-    """A way to a cluster on which answers about new jobs get lost, after they have been made.
-
-    Attributes:
-      kubeconfig: a file whose current context leads there.
-      made: how many requests to make a job have been answered by the cluster so far.
-    """
-
-    def __init__(self, namespace: Namespace, folder: Path, every: int, seconds: float = 0) -> None:
-        """Opens it.
-
-        Args:
-          namespace: where it leads.
-          folder: where the file goes.
-          every: which answers get lost: every tenth.
-          seconds: how long an answer about a new job takes, so that there is time to do something.
-        """
-        self.made = 0
-        self._lock = threading.Lock()
-        way = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _pass_on(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                answer = namespace.send(
-                    self.command, self.path, self.rfile.read(length), self.headers.get("Accept")
-                )
-                is_new = self.command == "POST" and "/jobs?" in self.path
-                if is_new and "dryRun" not in self.path:
-                    with way._lock:
-                        way.made += 1
-                        is_lost = way.made % every == 0
-                    time.sleep(seconds)
-                    if is_lost:
-                        self.close_connection = True
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        return
-                self.send_response(answer.status)
-                self.send_header("Content-Type", answer.headers["Content-Type"])
-                self.send_header("Content-Length", str(len(answer.data)))
-                self.end_headers()
-                self.wfile.write(answer.data)
-
-            do_GET = do_POST = do_DELETE = _pass_on  # noqa: N815 - names that the server asks for
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: object) -> None:
-                """A client that has been killed is no error."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        content = yaml.safe_load(namespace.kubeconfig.read_text())
-        address = f"http://127.0.0.1:{self._server.server_port}"
-        content["clusters"] = [
-            {"name": each["name"], "cluster": {"server": address}} for each in content["clusters"]
-        ]
-        self.kubeconfig = folder / "lossy.kubeconfig"
-        self.kubeconfig.write_text(yaml.safe_dump(content))
-
-    def close(self) -> None:
-        """Closes it."""
-        self._server.shutdown()
-        self._server.server_close()

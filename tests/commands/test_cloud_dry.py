@@ -178,10 +178,46 @@ class TestAllThatIsWrong:
 
     def test_is_a_module_that_is_missing(self, inline: Inline) -> None:
         assert "no module is named" in refusal(inline, "--nogpu")
+        assert "the module to run is empty" in refusal(inline, "--nogpu", "")
         said = refusal(inline, "--resume", "night", "trainer.train")
         assert "caliban cloud --resume night" in said
         said = refusal(inline, "--resume", "night")
-        assert "--resume and --dry_run don't go together" in said
+        assert "no experiment group 'night'" in said
+
+    @pytest.mark.parametrize(
+        ("more", "named"),
+        [
+            (("--spot",), "--spot"),
+            (("--xgroup", "other"), "--xgroup"),
+            (("-l", "a=b", "--replicas", "2"), "--label --replicas"),
+            (("--region", "us-east1", "--cloud_key", "k.json", "--per_minute", "9"), "--region"),
+            (("--", "--epochs", "3"), "--"),
+        ],
+    )
+    def test_is_what_a_resumed_group_would_pass_over(
+        self, inline: Inline, more: tuple[str, ...], named: str
+    ) -> None:
+        ended = inline("cloud", "--resume", "night", *more)
+        assert ended.returncode == 2
+        if named == "--":
+            assert "nothing stands after '--'" in ended.stderr
+        else:
+            assert f"--resume and {named} don't go together" in ended.stderr
+
+    @pytest.mark.parametrize(
+        "text",
+        ["gs://bucket/../other", "gs://bucket/a/./b", "gs://bucket//a", "gs://b-1/" + "ä" * 400],
+    )
+    def test_is_an_output_that_is_another_folder_as_a_file(self, inline: Inline, text: str) -> None:
+        said = refusal(inline, "--nogpu", "--output", text, "trainer.train")
+        assert "can't be" in said
+
+    def test_is_an_address_of_the_api_that_gets_no_token(
+        self, inline: Inline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM", "http://example.com/")
+        said = refusal(inline, "--nogpu", "trainer.train")
+        assert "without encryption" in said
 
     @pytest.mark.parametrize(
         "text", ["results", "gs:/b", "gs://B/x", "gs://", "s3://b", "gs://b/a*"]

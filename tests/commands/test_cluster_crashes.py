@@ -5,7 +5,6 @@ $CALIBAN_TEST_JOBS says how many jobs there are.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,8 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 from tests.commands.conftest import Start, wait_for
-from tests.commands.kubernetes import Lossy, Namespace
+from tests.commands.kubernetes import Namespace
 from tests.conftest import Caliban
+from tests.kubernetes_cluster import Cluster
+from tests.kubernetes_proxy import Proxy
 from tests.workshop import Workshop
 
 # Read before any test has an environment of its own.
@@ -24,10 +25,21 @@ _RESUME = ("cluster", "job", "submit", "--resume", "g")
 
 
 def test_each_job_is_there_once_although_answers_get_lost_and_caliban_is_killed_twice(
-    own_namespace: Namespace, workshop: Workshop, project: Path, start: Start, caliban: Caliban
+    own_namespace: Namespace,
+    cluster: Cluster,
+    workshop: Workshop,
+    project: Path,
+    start: Start,
+    caliban: Caliban,
 ) -> None:
     (project / "sweep.json").write_text(json.dumps({"seed": list(range(_JOBS))}))
-    with contextlib.closing(Lossy(own_namespace, project, every=10, seconds=0.02)) as way:
+    with Proxy(cluster, project, own_namespace.kubeconfig) as way:
+        way.lose, way.delay = 10, 0.02
+
+        def sent() -> int:
+            """How many requests to make a job there were."""
+            return sum("dryRun" not in path for path in way.asked("POST", "/jobs?"))
+
         # The jobs want a GPU that isn't there, so that they wait, and cost nothing.
         child = start(
             *("cluster", "job", "submit", "--force", "--kubeconfig", str(way.kubeconfig)),
@@ -35,13 +47,13 @@ def test_each_job_is_there_once_although_answers_get_lost_and_caliban_is_killed_
             *("--experiment_config", "sweep.json", "trainer.train"),
         )
         for part in (1, 2):
-            wait_for(lambda part=part: way.made >= part * _JOBS // 4)  # type: ignore[misc]
+            wait_for(lambda part=part: sent() >= part * _JOBS // 4)  # type: ignore[misc]
             child.send_signal(signal.SIGKILL)
             child.wait()
             child = start(*_RESUME)
         _, stderr = child.communicate(timeout=300)
         assert child.returncode == 0, stderr
-        assert way.made > _JOBS  # some were sent again, because nobody knew
+        assert sent() > _JOBS  # some were sent again, because nobody knew
         made = [
             job["spec"]["template"]["spec"]["containers"][0]["args"] for job in own_namespace.jobs()
         ]

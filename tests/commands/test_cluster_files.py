@@ -22,7 +22,7 @@ ODD = (
 )
 
 
-def job(*args: str, name: str = "trainer-0123456789abcdef") -> dict[str, Any]:
+def job(*args: Any, name: str = "trainer-0123456789abcdef") -> dict[str, Any]:
     labels = {"caliban_uid": "0123456789abcdef", "team": "vision"}
     container = {"name": "job", "image": "registry.example.com/trainer:1", "args": list(args)}
     return {
@@ -107,6 +107,7 @@ class TestReading:
             ({"spec": {}}, "it has no containers"),
             ({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}, "has no image"),
             ({"spec": {"template": {"spec": {"containers": ["a"]}}}}, "has no image"),
+            ({"spec": job(1)["spec"]}, "aren't a list of texts"),
         ],
     )
     def test_what_is_no_job_is_told_for_every_document(

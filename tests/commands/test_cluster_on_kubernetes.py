@@ -279,8 +279,8 @@ class TestLists:
         [job] = json.loads(inline("cluster", "job", "ls", *group, "--json").stdout)
         assert (job["name"], job["status"], job["exit_code"]) == (name, "FAILED", 7)
         pods = json.loads(inline("cluster", "pod", "ls", *group, "--json").stdout)
-        assert [(pod["job"], pod["status"], pod["exit_code"]) for pod in pods] == [
-            (name, "FAILED", 7)
+        assert [(pod["job"], pod["status"], pod["exit_code"], pod["reason"]) for pod in pods] == [
+            (name, "FAILED", 7, "exit code 7")
         ]
         assert pods[0]["node"] == own_namespace.pods()[0]["spec"]["nodeName"]
 

@@ -20,6 +20,7 @@ class Fault:
       delay: seconds before any of this.
       message: of the error.
       details: of the error, as programs read them.
+      answer: JSON that is answered instead of what Google would; None for that.
     """
 
     accepted: bool = False
@@ -29,6 +30,7 @@ class Fault:
     delay: float = 0.0
     message: str = "that is what the test wants"
     details: tuple[Mapping[str, Any], ...] = ()
+    answer: Any = None
 
 
 TOO_MANY = Fault(status=429, retry_after=2)

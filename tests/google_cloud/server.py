@@ -125,6 +125,7 @@ class Server:
       faults: what goes wrong.
       records: the requests so far.
       bugs: of this server itself.
+      authorizations: as what the requests came, those for tokens included; "" without.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -132,6 +133,7 @@ class Server:
         self.faults = Faults()
         self.records: list[Record] = []
         self.bugs: list[Exception] = []
+        self.authorizations: list[str] = []
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._versions: dict[str, str] = {}
         self._http = _Http(self)
@@ -246,6 +248,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         owner = self.server.owner
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        owner.authorizations.append(self.headers.get("Authorization", ""))
         if self.path == "/token" and self.command == "POST":
             self._send(*owner.tokens.issue(data.decode()))
             return
@@ -289,6 +292,8 @@ class _Connection(BaseHTTPRequestHandler):
         answer = owner.handle(call, api) if fault.accepted else {}
         if fault.lost:
             return 0, {}
+        if fault.answer is not None:
+            return fault.status or 200, fault.answer
         if fault.status:
             reason = _REASONS[fault.status]
             raise ApiError(
@@ -299,7 +304,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
-    def _send(self, status: int, answer: Mapping[str, Any], retry_after: float = 0) -> None:
+    def _send(self, status: int, answer: Any, retry_after: float = 0) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=UTF-8")

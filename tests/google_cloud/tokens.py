@@ -17,12 +17,14 @@ class Tokens:
       issued: all tokens so far, by whom they were issued to.
       given: what all new tokens are, for a test in which somebody else accepts them, too; "" for
         the usual ones.
+      answer: JSON that is answered to whoever asks for a token; None for one of Google's.
     """
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
         self.issued: dict[str, str] = {}
         self.given = ""
+        self.answer: Any = None
         self._valid: set[str] = set()
         self._lock = threading.Lock()
 
@@ -44,8 +46,10 @@ class Tokens:
         with self._lock:
             return token in self._valid
 
-    def issue(self, form: str) -> tuple[int, dict[str, Any]]:
+    def issue(self, form: str) -> tuple[int, Any]:
         """Answers a request of OAuth 2: a status of HTTP, and a body."""
+        if self.answer is not None:
+            return 200, self.answer
         fields = dict(urllib.parse.parse_qsl(form))
         grant = fields.get("grant_type", "")
         if grant == "refresh_token":

@@ -176,6 +176,20 @@ class TestRefusals:
         with pytest.raises(CalibanError, match="no access token that caliban understands"):
             access(None, os.environ)
 
+    @pytest.mark.parametrize("answer", ["<html>", [], 5])
+    def test_a_server_that_is_not_googles(
+        self, cloud: GoogleCloud, write_key: Callable[[str], str], answer: object
+    ) -> None:
+        cloud.tokens.answer = answer
+        with pytest.raises(CredentialsError, match="can't be tried") as error:
+            access(write_key(ROBOT), {})
+        assert "proxy" in error.value.hint
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        # It is there, and may be opened, even by root.
+        with pytest.raises(CredentialsError, match=r"no credentials .*: [A-Z]"):
+            access("/proc/self/mem", {})
+
     def test_a_network_that_is_down(self, write_key: Callable[[str], str], tmp_path: Path) -> None:
         key = Path(write_key(ROBOT))
         content = {**json.loads(key.read_text()), "token_uri": "http://127.0.0.1:9/token"}

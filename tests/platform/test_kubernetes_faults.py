@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import http.server
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -169,16 +171,43 @@ class TestAsking:
 
         monkeypatch.setattr("caliban.platform.kubernetes.connection._READ", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            file = tmp_path / "silent"
-            server = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            file.write_text(
-                f"clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\n"
-                "users: [{name: u, user: {token: t}}]\n"
-                "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
-            )
-            target = kubeconfig.place("c", str(file), "", {}).target
+            target = elsewhere(tmp_path / "silent", silent.getsockname()[1])
             handle = Handle("kubernetes", target, "x-0123456789abcdef")
             assert backend.status([handle])[handle].status is Status.UNKNOWN
+
+    @pytest.mark.parametrize(
+        "body", ["{}", "[]", '"x"', '{"items": 1, "metadata": {}}', "<p>Log in</p>"]
+    )
+    def test_somebody_else_who_answers_is_no_cluster_that_has_lost_its_jobs(
+        self, backend: KubernetesBackend, tmp_path: Path, body: str
+    ) -> None:
+        class Portal(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            target = elsewhere(tmp_path / "portal", server.server_port)
+            handle = Handle("kubernetes", target, "x-0123456789abcdef")
+            found = backend.status([handle])[handle]
+            server.shutdown()
+        assert found.status is Status.UNKNOWN
+        assert "the cluster c answers something that isn't" in found.reason
+
+
+def elsewhere(file: Path, port: int) -> str:
+    """A target at a port of this machine."""
+    file.write_text(
+        f"clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n"
+        "users: [{name: u, user: {token: t}}]\n"
+        "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+    )
+    return kubeconfig.place("c", str(file), "", {}).target
 
 
 COUNT = """

@@ -235,7 +235,7 @@ class TestAJobThatWaits:
             (
                 {"env_secrets": ("no-such-secret",)},
                 "CreateContainerConfigError",
-                "make it: kubectl create secret generic no-such-secret",
+                " create secret generic no-such-secret --from-literal",
             ),
         ],
     )

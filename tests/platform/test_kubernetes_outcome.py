@@ -166,6 +166,22 @@ class TestAnOpenJob:
         assert outcome(job(), [pod("Pending")]) == Outcome(Status.SUBMITTED)
 
 
+class TestAPod:
+    def test_at_its_time_limit_has_begun_and_says_which_limit(self) -> None:
+        # The kubelet has not seen its container end.
+        found = pod(
+            "Failed",
+            {"running": {"startedAt": START}},
+            spec={"activeDeadlineSeconds": 5},
+            reason="DeadlineExceeded",
+        )
+        assert of_pod(found) == Outcome(
+            Status.FAILED, None, "it ran longer than its time limit of 5 s"
+        )
+        ended = outcome(job(FAILED), [found])
+        assert (ended.started, ended.finished) == (STARTED, ENDED)
+
+
 def unschedulable(message: str, **spec: Any) -> str:
     condition = {
         "type": "PodScheduled",
@@ -213,6 +229,12 @@ class TestWhyAJobWaits:
         assert "all nodes didn't match" not in found
         assert "no node is of the wanted kind (cloud.google.com/gke-accelerator=nvidia-l4)" in found
 
+    def test_for_a_node_with_fewer_pods(self) -> None:
+        found = unschedulable("0/1 nodes are available: 1 Too many pods.")
+        assert found.startswith("Unschedulable: no node has room for another pod; ")
+        found = unschedulable("0/2 nodes are available: 1 Insufficient cpu, 1 Too many pods.")
+        assert "1 of 2 nodes have no room for another pod" in found
+
     def test_in_the_words_of_the_cluster_where_those_are_new(self) -> None:
         assert unschedulable("something else") == "Unschedulable: something else"
 
@@ -227,8 +249,10 @@ class TestWhyAJobWaits:
     def test_for_a_secret_with_the_command_that_makes_it(self) -> None:
         message = 'secret "wandb" not found'
         state = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}
-        found = waiting.of_pod(pod("Pending", state))
-        assert "kubectl create secret generic wandb" in found
+        waits = pod("Pending", state)
+        waits["metadata"]["namespace"] = "vision"
+        found = waiting.of_pod(waits)
+        assert "kubectl --namespace vision create secret generic wandb" in found
 
     def test_not_while_it_is_about_to_start(self) -> None:
         assert waiting.of_pod(pod("Pending", {"waiting": {"reason": "ContainerCreating"}})) == ""

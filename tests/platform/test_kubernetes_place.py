@@ -150,3 +150,28 @@ class TestAKubeconfig:
         file = write(tmp_path / "k", "a", current="a", **{"certificate-authority": "gone.crt"})
         with pytest.raises(CalibanError, match=r"'a' of .*/k can't be used: .*gone\.crt"):
             kubeconfig.configuration(kubeconfig.place("", str(file), "", {}))
+
+    @pytest.mark.parametrize("text", ["{{{", "contexts: 7", "- 1", "\0", ""])
+    def test_that_has_been_damaged_since_is_said(self, tmp_path: Path, text: str) -> None:
+        file = write(tmp_path / "k", "a", current="a")
+        place = kubeconfig.place("", str(file), "", {})
+        file.write_text(text)
+        with pytest.raises(CalibanError, match=r"the context 'a' of .*/k can't be used: "):
+            kubeconfig.configuration(place)
+
+    @pytest.mark.parametrize(
+        ("command", "said"), [("no-such-program", "no-such-program"), ("false", "returned 1")]
+    )
+    def test_whose_program_gives_no_credentials_is_no_way_for_anybody(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, said: str
+    ) -> None:
+        file = write(tmp_path / "k", "a", current="a")
+        content = yaml.safe_load(file.read_text())
+        program = {"apiVersion": "client.authentication.k8s.io/v1", "command": command}
+        for user in content["users"]:
+            user["user"] = {"exec": program}
+        file.write_text(yaml.safe_dump(content))
+        place = kubeconfig.place("", str(file), "", {})
+        with pytest.raises(CalibanError, match=f"the context 'a' of .*/k can't be used: .*{said}"):
+            kubeconfig.configuration(place)
+        assert "ERROR" not in capfd.readouterr().err

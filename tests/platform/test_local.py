@@ -45,6 +45,13 @@ def command(**options: Any) -> list[str]:
     return words
 
 
+def test_a_network_of_the_users_own_wins() -> None:
+    assert "--network host" in " ".join(command(network="host"))
+    for given in (("--network", "mine"), ("--network=mine",), ("--net", "mine"), ("--net=mine",)):
+        words = command(network="host", run_args=given)
+        assert "host" not in words[words.index("--ipc") + 2 :]
+
+
 def test_this_is_the_whole_command_of_a_plain_job() -> None:
     assert plan() == Submission(
         "local",

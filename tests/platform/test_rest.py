@@ -6,19 +6,21 @@ import datetime
 import http.server
 import ipaddress
 import logging
+import re
 import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 import caliban
-from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError
-from caliban.platform import rest
+from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError, UsageError
+from caliban.platform import google, rest
 from caliban.platform.quota import Clock, TokenBucket
 from caliban.platform.rest import Session, endpoint, once
-from tests.google_cloud import faults
+from tests.google_cloud import client, faults
 from tests.google_cloud.client import FakeTime, credentials
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.faults import Fault
@@ -96,7 +98,45 @@ class TestPost:
             session.post(jobs, JOB)
         assert (error.value.status, error.value.reason) == (429, "RESOURCE_EXHAUSTED")
         assert "iam-admin/quotas" in error.value.hint
-        assert 900 < sum(time.slept) < 1100
+        assert 800 <= sum(time.slept) <= 900
+
+    def test_does_not_wait_for_longer_than_anybody_would(
+        self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
+    ) -> None:
+        cloud.faults.add(CREATE, Fault(status=429, retry_after=86_400))
+        with pytest.raises(RefusedError, match="answers 429"):
+            session.post(jobs, JOB)
+        assert time.slept == []
+
+    @pytest.mark.parametrize("text", ["\u00b2", "-1", "soon", "Wed, 99 Foo 99999 99:99:99 GMT"])
+    def test_waits_as_usual_where_nobody_knows_what_google_asks_for(self, text: str) -> None:
+        answer = requests.Response()
+        answer.headers["Retry-After"] = text
+        assert rest._retry_after(answer) == 0
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"error": {"message": 5, "status": ["x"], "details": 7}},
+            {"error": {"message": None, "status": None, "details": None}},
+            {"error": {"details": [{"reason": "SERVICE_DISABLED", "metadata": None}]}},
+            {"error": ["no"]},
+            [],
+        ],
+    )
+    def test_understands_a_refusal_in_any_form(
+        self, cloud: GoogleCloud, session: Session, jobs: str, answer: object
+    ) -> None:
+        cloud.faults.add(CREATE, Fault(status=400, answer=answer))
+        with pytest.raises(RefusedError, match="answers 400: Bad Request"):
+            session.post(jobs, JOB)
+
+    def test_tells_nothing_that_a_terminal_would_obey(
+        self, cloud: GoogleCloud, session: Session, jobs: str
+    ) -> None:
+        cloud.faults.add(CREATE, Fault(status=400, message="\033[31mno\n\x07 such thing"))
+        with pytest.raises(RefusedError, match=r"400: \[31mno such thing"):
+            session.post(jobs, JOB)
 
     def test_does_not_wait_for_gpus_that_are_all_in_use(
         self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
@@ -106,6 +146,22 @@ class TestPost:
             session.post(jobs, JOB)
         assert "iam-admin/quotas" in error.value.hint
         assert time.slept == []
+
+    def test_says_in_words_that_there_are_no_tokens_any_more(
+        self, cloud: GoogleCloud, jobs: str, tmp_path: Path
+    ) -> None:
+        account = "robot@p1.iam.gserviceaccount.com"
+        key = client.write_key(cloud, tmp_path / "key.json", account, client.private_key())
+        session = Session(google.access(key, {}).credentials)
+        cloud.tokens.revoked.add(account)
+        cloud.faults.add(CREATE, faults.EXPIRED)
+        with pytest.raises(RefusedError) as error:
+            session.post(jobs, JOB)
+        session.close()
+        assert error.value.message == (
+            "Google gives no access token any more: invalid_grant: "
+            "Token has been expired or revoked."
+        )
 
     def test_gets_a_new_token_for_one_that_has_expired(
         self, cloud: GoogleCloud, session: Session, jobs: str
@@ -257,6 +313,12 @@ class TestEndpoint:
         other = "https://proxy.example/aiplatform"
         assert endpoint("aiplatform", self.URL, {name: other}) == f"{other}/"
 
+    @pytest.mark.parametrize("address", ["http://[::1", "aiplatform", "ftp://127.0.0.2/"])
+    def test_must_be_an_address(self, address: str) -> None:
+        name = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
+        with pytest.raises(UsageError, match=re.escape(f"{name} is '{address}'")):
+            endpoint("aiplatform", "https://example.com/", {name: address})
+
     def test_gets_no_token_in_clear_text(self) -> None:
         name = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
         with pytest.raises(CalibanError, match=f"{name} is 'http://proxy.example/'"):
@@ -315,6 +377,26 @@ class TestSecrecy:
         assert "customJobs" in said
         assert cloud.tokens.issued
         assert not [token for token in cloud.tokens.issued if token in said]
+
+    def test_a_password_of_netrc_is_sent_to_nobody(
+        self,
+        cloud: GoogleCloud,
+        jobs: str,
+        tmp_path: Path,
+        time: FakeTime,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("default login somebody password hunter2\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        file = tmp_path / "key.json"
+        account = "robot@p1.iam.gserviceaccount.com"
+        key = client.write_key(cloud, file, account, client.private_key())
+        session = Session(google.access(key, {}).credentials, time.clock)
+        session.get(jobs)
+        session.close()
+        assert {"Basic"} & {each.partition(" ")[0] for each in cloud.server.authorizations} == set()
+        assert any(each.startswith("Bearer ") for each in cloud.server.authorizations)
 
     def test_a_redirection_is_not_followed(self, cloud: GoogleCloud) -> None:
         arrived: list[str] = []

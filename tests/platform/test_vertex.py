@@ -7,6 +7,7 @@ import queue
 import threading
 import time as real
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,14 @@ class TestSubmit:
     ) -> None:
         backend.submit(submission(7), is_new=True)
         assert [record.method for record in cloud.server.records] == [CREATE]
+
+    @pytest.mark.parametrize("answer", [{}, {"name": 5}, {"name": None}, []])
+    def test_looks_for_a_job_after_an_answer_that_is_none(
+        self, cloud: GoogleCloud, backend: VertexBackend, answer: object
+    ) -> None:
+        cloud.faults.add(CREATE, faults.first(1, Fault(accepted=True, answer=answer)))
+        (handle,) = submit(backend, 1)
+        assert [job["name"].rpartition("/")[2] for job in cloud.vertex.jobs] == [handle.id]
 
     def test_says_what_is_wrong_with_a_job(
         self, cloud: GoogleCloud, backend: VertexBackend
@@ -278,6 +287,26 @@ class TestStatus:
         assert found[there].status is Status.UNKNOWN
         assert "no answer from" in found[there].reason
 
+    @pytest.mark.parametrize(
+        "jobs",
+        [
+            None,
+            "x",
+            [{}],
+            [{"name": 5}],
+            [{"name": "x/1", "state": "JOB_STATE_RUNNING", "startTime": "yesterday"}],
+            [{"name": "x/1", "state": "JOB_STATE_FAILED", "error": "x"}],
+        ],
+    )
+    def test_is_unknown_after_an_answer_that_is_none(
+        self, cloud: GoogleCloud, backend: VertexBackend, jobs: object
+    ) -> None:
+        cloud.faults.add(LIST, Fault(answer={"customJobs": jobs}))
+        handle = Handle("vertex", "p1/us-central1", "1")
+        found = backend.status([handle])[handle]
+        assert found.status is Status.UNKNOWN
+        assert "answers what Google doesn't" in found.reason
+
     def test_of_a_region_that_never_answers_is_not_waited_for(
         self, cloud: GoogleCloud, backend: VertexBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -343,6 +372,40 @@ class TestLogs:
         found = list(backend.logs(job))
         assert found == [f"step {number}\n".encode() for number in range(2500)]
         assert len(cloud.server.calls("entries.list")) == 3
+
+    def test_have_halves_of_letters_replaced_and_what_is_structured_as_json(
+        self, cloud: GoogleCloud, backend: VertexBackend, job: Handle
+    ) -> None:
+        self.write(cloud, "a\ud800b")
+        answer = {
+            "entries": [
+                {"insertId": name, "timestamp": "2026-11-21T10:00:00.123456789Z", **payload}
+                for name, payload in (
+                    ("1", {"textPayload": "a\ud800b"}),
+                    ("2", {"jsonPayload": {"step": 3, "who": "größer"}}),
+                    ("3", {"jsonPayload": {"message": {"loss": 0.5}}}),
+                    ("4", {}),
+                )
+            ]
+        }
+        assert list(backend.logs(job)) == [b"a?b\n"]
+        cloud.faults.add("entries.list", Fault(answer=answer))
+        lines = ["a?b", '{"step": 3, "who": "größer"}', '{"loss": 0.5}', ""]
+        assert list(backend.logs(job)) == [f"{line}\n".encode() for line in lines]
+
+    @pytest.mark.parametrize("entries", [None, "x", [{}], [{"insertId": "1", "timestamp": "x"}]])
+    @pytest.mark.parametrize("how", [{}, {"tail": 3}, {"follow": True}])
+    def test_that_are_none_are_told(
+        self,
+        cloud: GoogleCloud,
+        backend: VertexBackend,
+        job: Handle,
+        entries: object,
+        how: dict[str, Any],
+    ) -> None:
+        cloud.faults.add("entries.list", Fault(answer={"entries": entries}))
+        with pytest.raises(UnknownOutcomeError, match="answers what Google doesn't"):
+            list(backend.logs(job, **how))
 
     @pytest.mark.parametrize("tail", [0, 1, 2, 9])
     def test_may_be_the_last_few(

@@ -305,6 +305,11 @@ class TestOutcomes:
             known = outcome({"state": state}).status is not Status.UNKNOWN
             assert known == (state != "JOB_STATE_UNSPECIFIED")
 
+    def test_are_not_guessed_for_a_state_that_the_api_has_not_yet(self) -> None:
+        found = outcome({"state": "JOB_STATE_HIBERNATING"})
+        assert found.status is Status.UNKNOWN
+        assert "HIBERNATING" in found.reason
+
     def test_have_times(self) -> None:
         found = outcome(
             {
@@ -336,6 +341,12 @@ class TestOutcomes:
                 ),
             ),
             ("FAILED", "", Outcome(Status.FAILED, None, "no reason given")),
+            ("FAILED", "\033]0;no\x07", Outcome(Status.FAILED, None, "]0;no")),
+            (
+                "FAILED",
+                "non-zero status of 99999999999999999999",
+                Outcome(Status.FAILED, None, "non-zero status of 99999999999999999999"),
+            ),
             ("EXPIRED", "", Outcome(Status.FAILED, None, "expired")),
         ],
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from caliban.history.store import HistoryStore
 from caliban.model.job import Outcome, Status
-from caliban.remote import refresh, stopping
+from caliban.remote import parallel, refresh, stopping
 from caliban.remote.backends import Backends
 from tests.google_cloud.cloud import GoogleCloud
-from tests.google_cloud.faults import Fault
+from tests.google_cloud.faults import REQUEST_LOST, Fault
 from tests.remote.conftest import jobs_of, record, send, wanted
 from tests.remote.test_submit import disown
 
@@ -64,6 +64,36 @@ def test_what_cannot_be_asked_is_told_and_stays_open(
     assert all("not for you" in why for why in stopped.lost.values())
     assert {job.outcome.status for job in jobs_of(store)} == {Status.SUBMITTED}
     assert states(cloud) == {jobs[0].uid: "RUNNING"}
+
+
+def test_a_place_that_never_answers_is_not_asked_for_each_of_its_jobs(
+    cloud: GoogleCloud, backends: Backends, store: HistoryStore
+) -> None:
+    send(backends, store, record(backends, store, wanted(40)))
+    cloud.faults.add("customJobs.cancel", REQUEST_LOST)
+    stopped = stopping.stop(store, backends, jobs_of(store))
+    assert len(stopped.lost) == 40
+    assert all("no answer from" in why for why in stopped.lost.values())
+    # Those that are asked at the same time, each of them a few times.
+    assert len(cloud.server.calls("customJobs.cancel")) <= parallel.THREADS * 5
+
+
+def test_a_job_that_could_not_be_asked_and_fails_later_has_failed(
+    cloud: GoogleCloud, backends: Backends, store: HistoryStore
+) -> None:
+    send(backends, store, record(backends, store, wanted(2)))
+    cloud.faults.add("customJobs.cancel", Fault(status=403, message="not for you"))
+    first = jobs_of(store)[0]
+    assert set(stopping.stop(store, backends, [first]).lost) == {first.uid}
+    assert jobs_of(store)[0].stop_requested is None
+    # What was asked for before stays asked for, whatever becomes of the next attempt.
+    cloud.faults.clear()
+    second = jobs_of(store)[1]
+    assert stopping.stop(store, backends, [second]).asked == {second.uid}
+    cloud.faults.add("customJobs.cancel", Fault(status=403, message="not for you"))
+    stopping.stop(store, backends, jobs_of(store))
+    store.settle({job.uid: Outcome(Status.FAILED, 3) for job in jobs_of(store)})
+    assert [job.outcome.status for job in jobs_of(store)] == [Status.FAILED, Status.STOPPED]
 
 
 def test_a_job_that_had_ended_by_itself_is_in_no_list(

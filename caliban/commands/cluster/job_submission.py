@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, launch, terminal
-from caliban.commands import image_choice, image_publication, sending
+from caliban.commands import image_choice, image_publication, launch_record, sending
 from caliban.commands.cluster import job_options, manifest_files
 from caliban.docker.engine import Engine
 from caliban.platform.kubernetes import manifest
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from caliban.commands.cluster.job_wishes import Wishes
     from caliban.commands.image_publication import JobImage
     from caliban.docker.cluster_images import Cluster
+    from caliban.history.store import HistoryStore
     from caliban.platform.kubernetes.options import Options
+    from caliban.provenance.gathering import Gathering
     from caliban.remote.backends import Backends
 
 # What a cluster is asked about before there is an image, and a group.
@@ -41,6 +46,7 @@ class JobSubmission:
         self._wishes = wishes
         self._backends = backends
         self._backend: KubernetesBackend = backend
+        self._engine = Engine()
 
     def run(self) -> int:
         """Sees to the image, and submits or exports the jobs; returns the exit code.
@@ -52,10 +58,11 @@ class JobSubmission:
         """
         options = self._options()
         self._try(options)
-        image = self._image()
         if self._wishes.export:
-            return self._export(self._wishes.export, options, image)
-        return self._submit(options, image)
+            return self._export(self._wishes.export, options, self._image(launch.open_history))
+        with launch.open_history() as store, self._record() as record:
+            image = self._image(lambda: contextlib.nullcontext(store))
+            return self._submit(store, record, options, image)
 
     def _options(self) -> Options:
         """How the jobs are run, now that the cluster can be asked what it is, and has."""
@@ -85,10 +92,21 @@ class JobSubmission:
         if request is not None:
             self._backend.check(self._backend.plan(request))
 
-    def _image(self) -> JobImage:
+    def _record(self) -> Gathering:
+        """Finds out what the jobs are made of, beside all that is done in its `with`."""
+        from caliban.commands.cluster.job import submit
+
+        wishes, args = self._wishes, self._wishes.args
+        return launch_record.begin(
+            *(args, submit.add_arguments, self._engine),
+            projects=[] if wishes.publication.given else [wishes.choice.plan.directory],
+            experiments=wishes.experiments.config if args.experiment_config else None,
+        )
+
+    def _image(self, history: Callable[[], AbstractContextManager[HistoryStore]]) -> JobImage:
         """The image, where the cluster finds it."""
-        wishes, engine = self._wishes, Engine()
-        images = image_choice.images(wishes.args, wishes.choice, engine, launch.open_history)
+        wishes = self._wishes
+        images = image_choice.images(wishes.args, wishes.choice, self._engine, history)
         is_of_google = wishes.place is not None and wishes.place.gke is not None
         return image_publication.provide(
             wishes.publication,
@@ -114,15 +132,16 @@ class JobSubmission:
         )
         return 0
 
-    def _submit(self, options: Options, image: JobImage) -> int:
+    def _submit(
+        self, store: HistoryStore, record: Gathering, options: Options, image: JobImage
+    ) -> int:
         args, user = self._wishes.args, flags.user_name()
-        with launch.open_history() as store:
-            group = launch.new_group(store, user, args.xgroup)
-            wanted = launch.Launch(
-                user=user,
-                group=group,
-                container_spec=image.plan.to_json(),
-                requests=list(self._wishes.requests(options, image, group)),
-                rerun=args.rerun or not args.xgroup,
-            )
-            return sending.send(store, self._backends, NAME, wanted)
+        group = launch.new_group(store, user, args.xgroup)
+        wanted = launch.Launch(
+            user=user,
+            group=group,
+            container_spec=image.plan.to_json(),
+            requests=list(self._wishes.requests(options, image, group)),
+            rerun=args.rerun or not args.xgroup,
+        )
+        return sending.send(store, self._backends, NAME, wanted, record, image)

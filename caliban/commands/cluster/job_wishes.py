@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from caliban.model.pod_resources import PodResources
     from caliban.platform.kubernetes.options import Options
     from caliban.platform.kubernetes.place import Place
+    from caliban.tracking.place import Place as TrackingPlace
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Wishes:
       publication: how the jobs get their image.
       place: where the jobs run; None if Google has yet to be asked.
       export: the file that they are written to; None if they are submitted.
+      tracking: where the runs of the jobs are kept; None for nowhere.
     """
 
     args: argparse.Namespace
@@ -47,6 +49,7 @@ class Wishes:
     publication: Publication
     place: Place | None
     export: Path | None
+    tracking: TrackingPlace | None = None
 
     @functools.cached_property
     def is_gke(self) -> bool:
@@ -131,9 +134,13 @@ class Wishes:
           image: what they run.
           group: their experiment group.
         """
-        module = image.plan.module
+        from caliban.commands import tracking_choice
+
+        module, tracking = image.plan.module, self.tracking
         settings = replace(
             options,
+            environment=tracking_choice.elsewhere(tracking, group, has_proxy=True),
+            cloud_sql=tracking.instance if tracking else "",
             command=tuple(module.command) if image.is_given and module else (),
             pull_policy=image.pull_policy,
             own_home=not image.is_given,
@@ -147,7 +154,13 @@ def understand(args: argparse.Namespace) -> Wishes:
     Raises:
       UsageError: with all that is wrong.
     """
-    from caliban.commands import experiment_choice, image_choice, image_publication, job_labels
+    from caliban.commands import (
+        experiment_choice,
+        image_choice,
+        image_publication,
+        job_labels,
+        tracking_choice,
+    )
 
     problems = Problems()
     around = image_choice.surroundings(args, problems)
@@ -173,12 +186,16 @@ def understand(args: argparse.Namespace) -> Wishes:
     problems.attempt(lambda: _check_words(args), None)
     wishes = None
     if choice and experiments and publication:
-        wishes = Wishes(args, choice, experiments, labels, accelerators, publication, place, export)
+        tracking = problems.attempt(functools.partial(tracking_choice.of_choice, choice), None)
+        wishes = Wishes(
+            *(args, choice, experiments, labels, accelerators, publication, place, export, tracking)
+        )
         if is_on_gke or place:
             problems.attempt(wishes.check, None)
     problems.check()
     assert wishes is not None
     job_options.tell(args)
+    tracking_choice.tell_unreachable(wishes.tracking, has_proxy=True)
     return wishes
 
 

@@ -169,11 +169,17 @@ def _wrong(job: Any) -> str:
         return "it has no containers, at spec.template.spec.containers"
     if any(not isinstance(each, dict) or not each.get("image") for each in containers(job)):
         return "a container of it has no image"
+    if any(not _is_text(each.get("args")) for each in containers(job)):
+        return "the args of a container of it aren't a list of texts: put numbers in quotes"
     try:
         json.dumps(job, allow_nan=False)
     except (TypeError, ValueError):
         return "it has a date or an infinite number, where Kubernetes has text: put it in quotes"
     return ""
+
+
+def _is_text(args: Any) -> bool:
+    return args is None or (isinstance(args, list) and all(isinstance(each, str) for each in args))
 
 
 def containers(job: Mapping[str, Any]) -> list[Any]:

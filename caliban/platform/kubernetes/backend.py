@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caliban.errors import CalibanError, RefusedError, UsageError
 from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
 from caliban.model.labels import UID
-from caliban.platform.base import Links, RemoteBackend
-from caliban.platform.kubernetes import hardware, labels, manifest, outcome
+from caliban.platform.base import Links, Particulars, RemoteBackend
+from caliban.platform.kubernetes import hardware, identity, labels, manifest, outcome, particulars
 from caliban.platform.kubernetes.place import NAME, Place
 from caliban.platform.quota import Clock
 
@@ -80,10 +81,42 @@ class KubernetesBackend(RemoteBackend):
         self._connections: dict[str, Connection] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
+        self._identities: dict[str, Mapping[str, str]] = {}
+
+    def close(self) -> None:
+        """Closes what is idle of its connections."""
+        for each in self._connections.values():
+            each.close()
 
     def plan(self, request: JobRequest) -> Submission:
-        """See manifest.plan."""
-        return manifest.plan(request)
+        """See manifest.plan; with what tells the cluster from others, once that is located."""
+        found = manifest.plan(request)
+        if known := self._identities.get(found.target):
+            found = replace(found, payload={**found.payload, "cluster": dict(known)})
+        return found
+
+    def particulars(self, submission: Submission) -> Particulars:
+        """See particulars.of."""
+        return particulars.of(submission)
+
+    def locate(self, target: str) -> None:
+        """Finds out which cluster a context of a kubeconfig leads to, if that can be told now."""
+        # On GKE the name is all of it: a new cluster of the same name has none of the old jobs.
+        if not Place.parse(target).gke:
+            with contextlib.suppress(CalibanError):
+                self._identity(target)
+
+    def _identity(self, target: str) -> Mapping[str, str]:
+        if target not in self._identities:
+            self._identities[target] = identity.find(self._connection(target))
+        return self._identities[target]
+
+    def misplaced(self, submission: Submission) -> str:
+        """Why a job is not where its context leads to: see identity.difference."""
+        target = submission.target
+        if not (before := submission.payload.get("cluster")):
+            return ""
+        return identity.difference(Place.parse(target).cluster, before, self._identity(target))
 
     def seconds(self, target: str, count: int) -> float:
         """No time: a cluster says it itself when it is too much."""
@@ -305,7 +338,7 @@ class KubernetesBackend(RemoteBackend):
         pods: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for pod in self.pods(target, selector):
             pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
-        events = self._events(target, jobs, pods)
+        events = self.events(target, jobs, pods)
         return {
             (name := job["metadata"]["name"]): outcome.outcome(
                 job, pods[name], events.get(name, ())
@@ -313,7 +346,7 @@ class KubernetesBackend(RemoteBackend):
             for job in jobs
         }
 
-    def _events(
+    def events(
         self,
         target: str,
         jobs: Sequence[Mapping[str, Any]],

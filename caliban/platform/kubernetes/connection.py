@@ -35,7 +35,9 @@ _LONGEST_WAIT = 30.0
 # Answers after which the same request may succeed later.
 _LATER = (429, 500, 502, 503, 504)
 
-_PAGE = 500
+# Objects of a list that come with one request. Jobs that have ended stay in the cluster until
+# somebody deletes them, and all of them take one request as long as they are no more than these.
+_PAGE = 2000
 
 
 class Connection:
@@ -92,6 +94,11 @@ class Connection:
         self._hint = way.hint
         return found
 
+    @property
+    def server(self) -> str:
+        """The address of the cluster's API."""
+        return str(self._configuration.host)
+
     def close(self) -> None:
         """Closes what is idle of it."""
         self._http.clear()
@@ -129,8 +136,13 @@ class Connection:
                     raise
                 # So much time has passed since the first page that the next one is forgotten.
                 found, page = [], self._repeated("GET", path, params, accept=accept, attempts=2)
-            found += page.get("items") or ()
-            more = page.get("metadata", {}).get("continue")
+            items, metadata = page.get("items", 0), page.get("metadata")
+            # An empty list is null in some answers. Without any, this isn't a cluster's: a portal's
+            # that wants a login, for one. Jobs must not be taken for deleted then.
+            if not (isinstance(items, list | None) and isinstance(metadata, dict)):
+                raise self._nonsense("something that isn't a list")
+            found += items or ()
+            more = metadata.get("continue")
             if not more:
                 return found
             query["continue"] = more
@@ -263,12 +275,16 @@ class Connection:
 
     def _content(self, answer: BaseHTTPResponse) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(answer.data)
-            return found
+            found: Any = json.loads(answer.data)
         except ValueError:
-            raise UnknownOutcomeError(
-                f"the cluster {self._place.cluster} answers something that isn't JSON", self._hint
-            ) from None
+            raise self._nonsense("something that isn't JSON") from None
+        if not isinstance(found, dict):
+            raise self._nonsense("something that isn't an object")
+        return found
+
+    def _nonsense(self, what: str) -> UnknownOutcomeError:
+        """Somebody answers who can't be the cluster."""
+        return UnknownOutcomeError(f"the cluster {self._place.cluster} answers {what}", self._hint)
 
     def _problem(self, answer: BaseHTTPResponse) -> PlatformError:
         """What an answer says that isn't what was asked for."""

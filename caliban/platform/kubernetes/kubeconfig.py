@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -66,15 +69,20 @@ def configuration(place: Place) -> Configuration:
     Raises:
       CalibanError: the kubeconfig, or what it needs, isn't there or can't be used.
     """
+    import yaml
     from kubernetes.client import Configuration
     from kubernetes.config import ConfigException, load_kube_config
 
     file = place.kubeconfig or str(_usual())
     found = Configuration()
     try:
-        load_kube_config(file, place.cluster, found)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        said = str(error).strip() or type(error).__name__
+        with _complaints():
+            load_kube_config(file, place.cluster, found)  # type: ignore[no-untyped-call]
+    except (
+        *(ConfigException, OSError, yaml.YAMLError),
+        *(ValueError, KeyError, TypeError, AttributeError),
+    ) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
         raise CalibanError(
             f"the context '{place.cluster}' of {file} can't be used: {said}",
             f"'kubectl --kubeconfig {file} config get-contexts' lists those that there are.",
@@ -93,6 +101,31 @@ def configuration(place: Place) -> Configuration:
             "Put the cluster's certificate-authority there, instead of insecure-skip-tls-verify.",
         )
     return found
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[None]:
+    """Makes errors of what the client only logs, to go on without credentials.
+
+    Raises:
+      ValueError: the program that makes credentials can't be run, for one.
+    """
+    said: list[str] = []
+    thread = threading.get_ident()
+
+    class Complaints(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                said.append(record.getMessage())
+
+    handler = Complaints(logging.ERROR)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+    if said:
+        raise ValueError(said[-1])
 
 
 def _usual() -> Path:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from caliban.model import account
+from caliban.model import account, tracking
 from caliban.model.image import HOME
 from caliban.model.job import JobRequest, Submission
 from caliban.model.labels import GROUP, LONGEST, UID, Labels, of_job
@@ -34,6 +34,10 @@ MARKS = (UID, GROUP, labels.MANAGED_BY, _GROUP_NOTE, _FLAGS_NOTE)
 
 # A pod's own annotations become its passwd and group files, without an object of their own.
 _ACCOUNT_NOTES = {"passwd": "caliban/passwd", "group": "caliban/group-file"}
+
+# Version 2 of https://github.com/GoogleCloudPlatform/cloud-sql-proxy, and where jobs find it.
+_CLOUD_SQL_PROXY = "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2"
+CLOUD_SQL_PORT = 5432
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -167,6 +171,8 @@ def _pod(request: JobRequest, options: Options) -> dict[str, Any]:
         "volumes": [volume for volume, _ in volumes],
         **hardware.placement(options),
     }
+    if options.cloud_sql:
+        pod["initContainers"] = [_cloud_sql_proxy(options.cloud_sql)]
     if not options.root:
         pod["securityContext"] |= {
             "runAsNonRoot": True,
@@ -184,6 +190,24 @@ def _pod(request: JobRequest, options: Options) -> dict[str, Any]:
         # Of the pod, not of the Job, whose time passes while it waits for a node as well.
         pod["activeDeadlineSeconds"] = options.timeout
     return pod
+
+
+def _cloud_sql_proxy(instance: str) -> dict[str, Any]:
+    """What leads to an instance of Cloud SQL: it starts before the job, and ends after it.
+
+    Reference: https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+    """
+    return {
+        "name": "cloud-sql-proxy",
+        "image": _CLOUD_SQL_PROXY,
+        "args": ["--port", str(CLOUD_SQL_PORT), instance],
+        "restartPolicy": "Always",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+        },
+    }
 
 
 # A volume and where the container sees it.
@@ -214,6 +238,7 @@ def _container(request: JobRequest, options: Options, volumes: list[_Volume]) ->
     if not options.root:
         variables |= {"HOME": HOME, "USER": _ACCOUNT, "LOGNAME": _ACCOUNT}
     variables |= dict(options.environment)
+    variables |= tracking.name_variable(variables, request.uid)
     found: dict[str, Any] = {
         "name": CONTAINER,
         "image": request.image,

@@ -54,6 +54,8 @@ class Options:
       pull_secrets: names of the Secrets by which nodes may fetch it.
       root: whether the job is root in its container.
       own_home: whether the image has a home directory that anybody may write to.
+      cloud_sql: instance of Cloud SQL that they reach on the loopback: "project:region:name"; ""
+        for none.
       manifest: a whole Job that is sent instead of one made of all this; None without.
 
     Raises:
@@ -88,6 +90,7 @@ class Options:
     pull_secrets: tuple[str, ...] = ()
     root: bool = False
     own_home: bool = False
+    cloud_sql: str = ""
     manifest: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:

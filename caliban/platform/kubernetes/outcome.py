@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from caliban.model import exit_codes
@@ -45,12 +46,23 @@ def outcome(
       events: what the last ones say that tell why it has no pod.
     """
     pod = newest(pods)
+    node = str((pod or {}).get("spec", {}).get("nodeName") or "")
+    return replace(_outcome(job, pod, pods, events), node=node)
+
+
+def _outcome(
+    job: Mapping[str, Any],
+    pod: Mapping[str, Any] | None,
+    pods: Sequence[Mapping[str, Any]],
+    events: Sequence[str],
+) -> Outcome:
     condition = _condition(job, ("Complete", "Failed"))
     if condition is None:
         return _open(job, pods, events)
     container = _container(pod)
     ended = container.get("terminated") or {}
-    started = _time(ended.get("startedAt"))
+    # A container that was ended with its pod, at its time limit for one, may stay "running" there.
+    started = _time((ended or container.get("running") or {}).get("startedAt"))
     if pod is None:  # so nobody knows better
         started = _time(_status(job).get("startTime"))
     finished = _time(ended.get("finishedAt")) or _time(_status(job).get("completionTime"))
@@ -127,7 +139,7 @@ def of_pod(pod: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> Outc
     ended = container.get("terminated") or {}
     started, finished = _time(ended.get("startedAt")), _time(ended.get("finishedAt"))
     if phase == "Failed" or ended.get("exitCode"):
-        code, reason = _failure(job or {}, pod, ended, {})
+        code, reason = _failure(job or {"spec": {"template": pod}}, pod, ended, {})
         return Outcome(Status.FAILED, code, reason, started, finished)
     if phase == "Succeeded":
         return Outcome(Status.SUCCEEDED, 0, "", started, finished)

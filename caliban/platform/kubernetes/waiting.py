@@ -46,7 +46,9 @@ def of_pod(pod: Mapping[str, Any]) -> str:
         if (reason := waiting.get("reason")) in _WAITING:
             meaning = _WAITING[reason].format(image=each.get("image", ""))
             said = _line(waiting.get("message", ""))
-            return f"{reason}: {meaning}" + (f" ({said})" if said else "") + _hint(reason, said)
+            namespace = pod.get("metadata", {}).get("namespace", "default")
+            detail = f" ({said})" if said else ""
+            return f"{reason}: {meaning}{detail}{_hint(reason, said, namespace)}"
     return ""
 
 
@@ -83,6 +85,9 @@ def _unschedulable(said: str, pod: Mapping[str, Any]) -> str:
         elif "affinity" in rest or "selector" in rest:
             all_of_them = f"no node is of the wanted kind ({_wanted(spec)})"
             some = f"{count} of {total} nodes are of another kind than is wanted ({_wanted(spec)})"
+        elif rest == "Too many pods":
+            all_of_them = "no node has room for another pod"
+            some = f"{count} of {total} nodes have no room for another pod"
         else:
             all_of_them = f"all nodes {rest}"
             some = f"{count} of {total} nodes {rest}"
@@ -110,9 +115,12 @@ def _wanted(spec: Mapping[str, Any]) -> str:
     return ", ".join(found)
 
 
-def _hint(reason: str, said: str) -> str:
+def _hint(reason: str, said: str, namespace: str) -> str:
     if reason == "CreateContainerConfigError" and (match := re.search(r'secret "([^"]+)"', said)):
-        return f"; make it: kubectl create secret generic {match[1]} --from-literal NAME=VALUE"
+        return (
+            f"; make it: kubectl --namespace {namespace} create secret generic {match[1]} "
+            "--from-literal NAME=VALUE"
+        )
     return ""
 
 

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists the jobs; returns 0."""
     with listing.opened(args) as namespace:
-        rows = listing.jobs(namespace.jobs(), namespace.pods())
+        found, pods = namespace.jobs(), namespace.pods()
+        rows = listing.jobs(found, pods, namespace.events(found, pods))
         listing.show(rows, ("name", "xgroup"), f"jobs in {namespace.target}", args.json)
     return 0

@@ -19,7 +19,6 @@ into files that `kubectl create -f` and `caliban cluster job submit_file` take.
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,19 @@ from caliban.errors import UsageError
 
 if TYPE_CHECKING:
     from caliban.commands.cluster.job_wishes import Wishes
+
+# What may be said besides --resume: where the jobs are is recorded, so that it changes nothing.
+_WITH_RESUME = (
+    "cloud_key",
+    "dry_run",
+    "context",
+    "kubeconfig",
+    "namespace",
+    "cluster_name",
+    "project_id",
+    "zone",
+    "region",
+)
 
 # What the group of jobs is called that are not recorded.
 _NEW_GROUP = "NEW-GROUP"
@@ -79,23 +91,14 @@ def run(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> int:
     """Submits what was not sent of a group, and once more what has not succeeded."""
     from caliban import config
-    from caliban.commands import sending
+    from caliban.commands import launch_record, relaunch, sending
+    from caliban.docker.engine import Engine
     from caliban.platform.kubernetes.place import NAME
 
-    group = shlex.quote(args.resume)
-    if args.module is not None:
-        raise UsageError(
-            "--resume submits what the group has recorded: no module is named",
-            f"caliban cluster job submit --resume {group}",
-        )
-    for flag, value in (("--dry_run", args.dry_run), ("--export", args.export)):
-        if value:
-            raise UsageError(
-                f"--resume and {flag} don't go together",
-                f"'caliban status --xgroup {group}' shows what has not succeeded.",
-            )
+    relaunch.check_alone(args, add_arguments, "caliban cluster job submit", _WITH_RESUME)
+    record = launch_record.begin(args, add_arguments, Engine(), [])
     with place_choice.backends(args, config.load(Path.cwd())) as backends:
-        return sending.resume(NAME, args.resume, backends)
+        return sending.resume(NAME, args.resume, backends, record, args.dry_run)
 
 
 def _print_jobs(wishes: Wishes) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caliban import flags, terminal
+from caliban import flag_types, flags, terminal
 from caliban.commands.cluster import manifest_files, place_choice
 from caliban.errors import Problems, UsageError
 from caliban.model import labels
@@ -29,6 +29,7 @@ from caliban.model import labels
 if TYPE_CHECKING:
     from caliban.model.job import JobRequest
     from caliban.platform.kubernetes.place import Place
+    from caliban.provenance.gathering import Gathering
     from caliban.remote.backends import Backends
 
 _GPU = "nvidia.com/gpu"
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place_choice.add_arguments(parser)
     parser.add_argument(
         "--xgroup",
-        type=flags.group_name,
+        type=flag_types.group_name,
         metavar="NAME",
         help="Experiment group that the jobs belong to, new or existing (default: a new one).",
     )
@@ -112,6 +113,8 @@ class _Described:
 def run(args: argparse.Namespace) -> int:
     """Submits the jobs; 0 only if every one was submitted."""
     from caliban import config
+    from caliban.commands import launch_record
+    from caliban.docker.engine import Engine
 
     problems = Problems()
     described: list[_Described] = []
@@ -122,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
     place = place_choice.choose(args, settings, os.environ)
     if args.dry_run:
         return _print_jobs(described, place, args.xgroup or "NEW-GROUP")
+    record = launch_record.begin(args, add_arguments, Engine(), [])
     with place_choice.backends(args, settings) as backends:
-        return _submit(described, place, args.xgroup, backends)
+        return _submit(described, place, args.xgroup, backends, record)
 
 
 def _read(name: str, namespace: str | None) -> list[_Described]:
@@ -170,11 +174,15 @@ def _print_jobs(described: Sequence[_Described], place: Place, group: str) -> in
 
 
 def _submit(
-    described: Sequence[_Described], place: Place, group: str | None, backends: Backends
+    described: Sequence[_Described],
+    place: Place,
+    group: str | None,
+    backends: Backends,
+    record: Gathering,
 ) -> int:
     """Records and submits the jobs; returns the exit code."""
     from caliban import dispatch, launch
-    from caliban.commands import sending
+    from caliban.commands import launch_record, sending
     from caliban.platform.kubernetes.backend import KubernetesBackend
     from caliban.platform.kubernetes.place import NAME
 
@@ -188,11 +196,12 @@ def _submit(
         backend.check(backend.plan(_request(first, place, 0, group or first.stem)))
     user = flags.user_name()
     pending = dispatch.Pending([], [])
-    with launch.open_history() as store:
+    with launch.open_history() as store, record:
         name = launch.new_group(store, user, group)
         for sweep in sweeps.values():
             requests = [_request(each, place, index, name) for index, each in enumerate(sweep)]
             wanted = launch.Launch(user, name, sweep[0].spec, requests, rerun=True)
             recorded = dispatch.record(backend, store, wanted)
             pending = dispatch.Pending([*pending.jobs, *recorded.jobs], [])
+        launch_record.keep_elsewhere(record, store, backend, pending.jobs, {})
         return sending.see_off(store, backends, NAME, name, pending)
