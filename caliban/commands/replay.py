@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,15 +96,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_execution_arguments(parser, is_recorded=True)
 
 
-def _numbers(text: str) -> list[range]:
+def _numbers(text: str) -> str:
     """An argparse type: "1,4,7-9"."""
-    found = []
-    for part in text.split(","):
-        match = _RANGE.fullmatch(part.strip())
+    for each in text.split(","):
+        match = _RANGE.fullmatch(each)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise argparse.ArgumentTypeError(f"expected numbers like 1,4,7-9, found '{text}'")
-        found.append(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
+    return text
+
+
+def _ranges(texts: Sequence[str]) -> Iterator[range]:
+    for each in ",".join(texts).split(",") if texts else ():
+        first, _, last = each.partition("-")
+        yield range(int(first), int(last or first) + 1)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -137,7 +141,7 @@ def _choose(args: argparse.Namespace, found: Recorded) -> list[RecordedJob]:
     """
     from caliban.model.selection import Outline, Selection, causes
 
-    numbers = [each for of_flag in args.only for each in of_flag]
+    numbers = list(_ranges(args.only))
     if beyond := next((each for each in numbers if each[-1] > len(found.jobs)), None):
         raise UsageError(f"--only {beyond[-1]}: the file has {len(found.jobs)} experiments")
     outlines = [

@@ -67,7 +67,7 @@ def honest() -> tuple[Manifest, dict[str, bytes]]:
         },
         "machine": {**dict.fromkeys(names, ""), "cpus": 4, "memory": 0, "gpus": []},
     }
-    job = {
+    job: Manifest = {
         "launch": 0,
         "args": [],
         "platform": "local",

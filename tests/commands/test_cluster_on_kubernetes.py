@@ -99,7 +99,11 @@ class TestTutorial:
         assert ended.returncode == 0, ended.stderr
         own_namespace.wait(5)
         newest = status(inline, "--xgroup", "broken")[-1]
-        assert newest["status"] == "SUCCEEDED"
+        assert newest["status"] == "SUCCEEDED", (
+            newest,
+            own_namespace.pods(),
+            own_namespace.events(),
+        )
         assert newest["image"].startswith(f"{prefix}/caliban@sha256:")
         assert newest["image"] != failed["image"]
 

@@ -360,3 +360,25 @@ def test_a_base_image_whose_name_has_moved_is_had_by_its_digest(
     assert "The image is made of the same" in done.stderr
     assert "Resolve the dependencies" not in done.stderr
     assert engine.image_id(digest)
+
+
+def test_a_project_that_is_installed_is_made_of_the_same(
+    caliban: Caliban, sweep: Path, elsewhere: Elsewhere
+) -> None:
+    # Of its packages, the build backend gets an empty __init__.py; the code has the real one.
+    (sweep / "trainer" / "__init__.py").write_text("VERSION = 3\n")
+    (sweep / "trainer" / "job.py").write_text(
+        "import trainer\nprint('caliban: {\"version\": %d}' % trainer.VERSION)\n"
+    )
+    (sweep / "pyproject.toml").write_text(
+        '[project]\nname = "trainer"\nversion = "1.0"\nreadme = "README.md"\n'
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    )
+    (sweep / "README.md").write_text("A trainer.\n")
+    (sweep / "requirements.txt").write_text("-e .\n")
+    done = caliban("run", "--nogpu", "--xgroup", "tries", "trainer.job")
+    assert done.returncode == 0, done.stderr
+    file = exported(caliban)
+    elsewhere()
+    found = replayed(caliban, str(file))
+    assert (results(found), found["image_differences"]) == (["same"], [])
