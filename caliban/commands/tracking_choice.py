@@ -65,7 +65,7 @@ def here(options: Options, where: Place | None) -> Options:
     """
     if where is None:
         return options
-    names = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID)
+    names = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID, tracking.CONTEXT)
     logins = [name for name in tracking.CREDENTIALS if name in os.environ]
     environment: dict[str, str | None] = dict.fromkeys((*names, *logins))
     environment |= dict(options.environment)

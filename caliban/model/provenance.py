@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-# The one thing among the flags of any command that is written without its name, behind them.
-_FILES = "job_file"
+# What among the flags of any command is written without its name, behind them: of
+# `cluster job submit_file`, and of `replay`.
+_FILES = ("job_file", "file")
+
+# Commands that take from elsewhere what they run.
+_WITHOUT_MODULE = ("resubmit", "replay")
 
 
 @dataclass(frozen=True)
@@ -162,22 +166,22 @@ class Provenance:
           arguments: those of the jobs' own that were given on the command line.
         """
         words = ["caliban", *self.command.split()]
-        names = [*self.flags.get(_FILES, ())]
+        names: list[str] = []
         for name, value in self.flags.items():
-            if name == _FILES:
-                continue
             for each in value if isinstance(value, list | tuple) else [value]:
-                if each is True:
+                if name in _FILES:
+                    names.append(str(each))
+                elif each is True:
                     words.append(f"--{name}")
                 elif str(each).startswith("-"):
                     words.append(f"--{name}={each}")
                 else:
                     words += [f"--{name}", str(each)]
-        words += map(str, names)
+        words += names
         module = self.plan.get("module")
         if (
             isinstance(module, Mapping)
-            and self.command != "resubmit"
+            and self.command not in _WITHOUT_MODULE
             and "resume" not in self.flags
         ):
             words += [str(module.get("name", "")), *(["--", *arguments] if arguments else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -23,8 +24,13 @@ URI, EXPERIMENT, NAME, ID = (
 # Those by which it logs in. Their values are in no command, no image and no history.
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
-# The tag by which a run is known for one that caliban has made.
-UID = "caliban.uid"
+# The variable whose tags MLflow gives to a run that it makes: by them the run of a job is found. Of
+# a name in NAME, MLflow itself takes no notice.
+CONTEXT = "MLFLOW_RUN_CONTEXT"
+UID, RUN_NAME = "caliban.uid", "mlflow.runName"
+
+# The tag of runs that caliban has made.
+MADE = "caliban.made"
 
 # Limits of MLflow, in characters, and what it doesn't take in a name.
 _LONGEST_NAME = 250
@@ -40,9 +46,10 @@ def run_name(uid: str) -> str:
     return f"caliban-{uid}"
 
 
-def name_variable(variables: Mapping[str, str], uid: str) -> dict[str, str]:
-    """The variable with the name of a job's run, for one whose other variables name a server."""
-    return {NAME: run_name(uid)} if URI in variables else {}
+def own_variables(uid: str) -> dict[str, str]:
+    """The variables by which a job that uses MLflow makes a run that is found again."""
+    tags = {UID: uid, RUN_NAME: run_name(uid)}
+    return {NAME: run_name(uid), CONTEXT: json.dumps(tags)}
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,8 @@ def _pools(request: JobRequest, options: Options) -> list[dict[str, Any]]:
 
 def _container(request: JobRequest, options: Options) -> dict[str, Any]:
     variables = dict(options.environment)
-    variables |= tracking.name_variable(variables, request.uid)
+    if tracking.URI in variables:
+        variables |= tracking.own_variables(request.uid)
     if request.output.startswith("gs://"):
         variables[OUTPUT_VARIABLE] = _BUCKETS + request.output.removeprefix("gs://")
     container: dict[str, Any] = {"imageUri": request.image}

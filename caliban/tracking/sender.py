@@ -199,6 +199,7 @@ class Sender:
             self._start()
             while (work := self._next()) is not None:
                 self._attempt(work)
+            self._catch_up()
         except CalibanError as error:
             self._why = error.message
         except Exception as error:  # noqa: BLE001 - it is told at the end; the jobs go on
@@ -208,6 +209,20 @@ class Sender:
             with self._changed:
                 self._wanted.clear()
                 self._changed.notify_all()
+
+    def _catch_up(self) -> None:
+        """Sends what earlier launches have left over."""
+        left = {
+            entry.uid: entry
+            for entry in outbox.entries()
+            if entry.place == self._place and entry.uid not in self._uids
+        }
+        for job in self._store.jobs(sorted(left)):
+            now = time.monotonic()
+            if now > self._closing or now < self._away_until:
+                return
+            if job.outcome.status.is_final:
+                send(self._store, self._server, left[job.uid], job)
 
     def _start(self) -> None:
         while not self._service.is_ready():
@@ -283,7 +298,7 @@ def variables_of(url: str, experiment: str, uid: str) -> dict[str, str]:
     return {
         tracking.URI: url,
         tracking.EXPERIMENT: experiment,
-        tracking.NAME: tracking.run_name(uid),
+        **tracking.own_variables(uid),
         **logins,
     }
 

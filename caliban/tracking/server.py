@@ -77,7 +77,10 @@ class Server:
             "experiment_id": self._experiment(experiment),
             "run_name": tracking.run_name(uid),
             "start_time": started or int(time.time() * 1000),
-            "tags": [{"key": tracking.UID, "value": uid}],
+            "tags": [
+                {"key": tracking.UID, "value": uid},
+                {"key": tracking.MADE, "value": "true"},
+            ],
         }
         return str(self._post("runs/create", content)["run"]["info"]["run_id"])
 
@@ -147,17 +150,14 @@ class Server:
                     raise
         content = {
             "experiment_ids": [self._experiment(experiment)],
-            "filter": f"attributes.run_name = '{tracking.run_name(uid)}'",
+            "filter": f"tags.`{tracking.UID}` = '{uid}'",
             "max_results": 20,
         }
         runs = self._post("runs/search", content).get("runs", [])
-        runs.sort(
-            key=lambda run: any(t["key"] == tracking.UID for t in run["data"].get("tags", ()))
-        )
-        for other in runs[1:]:
+        runs.sort(key=lambda run: (_is_made(run), run["info"]["start_time"]))
+        for other in filter(_is_made, runs[1:]):
             # An answer was lost, or came too late for the job to be told of this one.
-            if any(t["key"] == tracking.UID for t in other["data"].get("tags", ())):
-                self._post("runs/delete", {"run_id": other["info"]["run_id"]})
+            self._post("runs/delete", {"run_id": other["info"]["run_id"]})
         return runs[0] if runs else None
 
     def _log(self, run_id: str, data: Mapping[str, Any], run: Run) -> None:
@@ -264,6 +264,11 @@ class Server:
 
 def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
+
+
+def _is_made(run: Mapping[str, Any]) -> bool:
+    """Whether caliban has made a run, and not the job."""
+    return any(tag["key"] == tracking.MADE for tag in run["data"].get("tags", ()))
 
 
 def _missing(wanted: Mapping[str, Any], there: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

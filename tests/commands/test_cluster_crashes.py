@@ -58,8 +58,12 @@ def test_each_job_is_there_once_although_answers_get_lost_and_caliban_is_killed_
             job["spec"]["template"]["spec"]["containers"][0]["args"] for job in own_namespace.jobs()
         ]
         assert Counter(map(tuple, made)) == {("--seed", str(seed)): 1 for seed in range(_JOBS)}
+        wait_for(lambda: len(own_namespace.pods()) == _JOBS, 120)
+        asked = len(way.requests)
         shown = caliban("status", "--xgroup", "g", "--max_jobs", "0", "--json")
         assert shown.returncode == 0, shown.stderr
+        lists = [path for _, path in way.requests[asked:] if f"/{own_namespace.name}/" in path]
+        assert len(lists) == 2, lists  # the jobs, and their pods
         jobs = json.loads(shown.stdout)
         assert Counter(job["status"] for job in jobs) == {"SUBMITTED": _JOBS}
         again = caliban(*_RESUME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -105,6 +106,7 @@ def test_jobs_elsewhere_find_the_name_of_their_run() -> None:
         named = {each["name"]: each["value"] for each in found}
         assert named.items() >= dict(VARIABLES).items()
         assert named["MLFLOW_RUN_NAME"] == "caliban-0123456789abcdef"
+        assert json.loads(named["MLFLOW_RUN_CONTEXT"])["caliban.uid"] == "0123456789abcdef"
 
 
 def test_a_job_on_kubernetes_has_the_proxy_of_cloud_sql_beside_it() -> None:

@@ -231,6 +231,7 @@ EVERYTHING = Options(
     environment=(("A", "1"), ("B", None)),
     run_args=("-e", "API_KEY", "--rm"),
     secrets=(("API_KEY", "hunter2"),),
+    network="host",
 )
 
 

@@ -121,6 +121,17 @@ def test_what_waits_is_sent_when_the_server_is_back(
     assert [entry.uid for entry in outbox.entries()] == uids[2:]
 
 
+def test_the_next_launch_sends_what_waits_as_well(
+    store: HistoryStore, mlflow: mlflow_server.Server
+) -> None:
+    uids = recorded(store, 2, "earlier")
+    outbox.expect(outbox.Entry(uid, Place(mlflow.url), "earlier") for uid in uids)
+    store.settle(dict.fromkeys(uids, GOOD))
+    with Sender(store, Place(mlflow.url), "later", []):
+        pass
+    assert len(mlflow.runs("earlier")) == 2
+
+
 def test_a_job_that_was_told_of_a_run_keeps_it_whoever_completes_it(
     store: HistoryStore, mlflow: mlflow_server.Server
 ) -> None:

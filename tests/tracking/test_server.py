@@ -57,7 +57,8 @@ def test_of_two_runs_that_one_stays_that_the_job_has_made(
 ) -> None:
     client.create(name, "0123")
     client.create(name, "0123")
-    content = {"experiment_id": mlflow.experiment(name), "run_name": tracking.run_name("0123")}
+    tags = [{"key": tracking.UID, "value": "0123"}]
+    content = {"experiment_id": mlflow.experiment(name), "run_name": "x", "tags": tags}
     own = mlflow.call("runs/create", content)["run"]["info"]["run_id"]
     record(client, name)
     assert [run.id for run in mlflow.runs(name)] == [own]

@@ -238,7 +238,8 @@ def _container(request: JobRequest, options: Options, volumes: list[_Volume]) ->
     if not options.root:
         variables |= {"HOME": HOME, "USER": _ACCOUNT, "LOGNAME": _ACCOUNT}
     variables |= dict(options.environment)
-    variables |= tracking.name_variable(variables, request.uid)
+    if tracking.URI in variables:
+        variables |= tracking.own_variables(request.uid)
     found: dict[str, Any] = {
         "name": CONTAINER,
         "image": request.image,
