@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from caliban.errors import PlatformError, RefusedError
+from caliban.errors import RefusedError
 from caliban.model import labels
-from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
-from caliban.platform import cloud_logging, vertex_job
+from caliban.model.job import Handle, JobRequest, Outcome, Submission
+from caliban.platform import cloud_logging, targets, vertex_job
 from caliban.platform.base import Links, Particulars, RemoteBackend
 from caliban.platform.quota import TokenBucket
 from caliban.platform.rest import Session, endpoint, once, understanding
@@ -137,34 +135,12 @@ class VertexBackend(RemoteBackend):
 
         The jobs of a target that can't be asked just now are UNKNOWN; the reason says why.
         """
-        wanted: dict[str, set[str]] = defaultdict(set)
-        for handle in handles:
-            wanted[handle.target].add(handle.id)
-        found: dict[str, dict[str, Outcome]] = {}
-        problems: dict[str, str] = {}
 
-        def ask(target: str) -> None:
-            try:
-                with understanding(self._jobs(target)):
-                    found[target] = self._outcomes(target, wanted[target])
-            except PlatformError as error:
-                problems[target] = error.message
+        def ask(target: str, numbers: Sequence[str]) -> dict[str, Outcome]:
+            with understanding(self._jobs(target)):
+                return self._outcomes(target, set(numbers))
 
-        # Daemons: a target that never answers must not keep the program from ending.
-        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in wanted]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + _PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        outcomes: dict[Handle, Outcome] = {}
-        for handle in handles:
-            if handle.target not in found:
-                reason = problems.get(handle.target, f"{handle.target} doesn't answer")
-                outcomes[handle] = Outcome(Status.UNKNOWN, reason=reason)
-            elif handle.id in found[handle.target]:
-                outcomes[handle] = found[handle.target][handle.id]
-        return outcomes
+        return targets.outcomes(handles, ask, _PATIENCE)
 
     def stop(self, handle: Handle) -> None:
         """Asks a job to end; one that has ended, or is gone, needs nothing.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from caliban.errors import CalibanError, RefusedError, UsageError
-from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
+from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.model.labels import UID
+from caliban.platform import targets
 from caliban.platform.base import Links, Particulars, RemoteBackend
 from caliban.platform.kubernetes import hardware, identity, labels, manifest, outcome, particulars
 from caliban.platform.kubernetes.place import NAME, Place
@@ -219,33 +219,7 @@ class KubernetesBackend(RemoteBackend):
 
         The jobs of a cluster that can't be asked just now are UNKNOWN; the reason says why.
         """
-        wanted: dict[str, list[str]] = defaultdict(list)
-        for handle in handles:
-            wanted[handle.target].append(handle.id)
-        found: dict[str, dict[str, Outcome]] = {}
-        problems: dict[str, str] = {}
-
-        def ask(target: str) -> None:
-            try:
-                found[target] = self._outcomes(target, wanted[target])
-            except CalibanError as error:
-                problems[target] = error.message
-
-        # Daemons: a cluster that never answers must not keep the program from ending.
-        threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in wanted]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + _PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        outcomes: dict[Handle, Outcome] = {}
-        for handle in handles:
-            if handle.target not in found:
-                reason = problems.get(handle.target, f"{handle.target} doesn't answer")
-                outcomes[handle] = Outcome(Status.UNKNOWN, reason=reason)
-            elif handle.id in found[handle.target]:
-                outcomes[handle] = found[handle.target][handle.id]
-        return outcomes
+        return targets.outcomes(handles, self._outcomes, _PATIENCE)
 
     def stop(self, handle: Handle) -> None:
         """Deletes a Job, whose process gets SIGTERM, and SIGKILL later; one that is gone, is gone.
