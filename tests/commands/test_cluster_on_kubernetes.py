@@ -17,7 +17,7 @@ import yaml
 from tests.commands.conftest import wait_for
 from tests.commands.kubernetes import Namespace
 from tests.commands.test_cluster_files import ODD
-from tests.conftest import Inline
+from tests.conftest import Inline, do_without
 from tests.docker_registry import DockerRegistry
 from tests.workshop import Workshop, docker
 
@@ -191,7 +191,7 @@ class TestFiles:
         self, own_namespace: Namespace, project: Path, inline: Inline
     ) -> None:
         if shutil.which("kubectl") is None:
-            pytest.skip("there is no kubectl on PATH")
+            do_without("kubectl", "there is no kubectl on PATH")
         ended = inline(*SUBMIT, "--dry_run", "trainer.train", "--", *ODD)
         assert ended.returncode == 0, ended.stderr
         Path("odd.yaml").write_text(ended.stdout)

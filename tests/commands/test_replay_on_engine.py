@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pip
 import pytest
 
 import caliban as package
@@ -55,7 +55,7 @@ def forget(label: str, base: str, engine: Engine) -> None:
 
 def pip_freeze(image: str) -> str:
     """What `pip freeze` says in an image: by the pip of these tests, as the image has none."""
-    (folder,) = importlib.util.find_spec("pip").submodule_search_locations  # type: ignore
+    folder = Path(pip.__file__).parent
     own = ("--volume", f"{folder}:/opt/pip/pip:ro", "--env", "PYTHONPATH=/opt/pip")
     return docker("run", "--rm", *own, "--entrypoint", "python", image, "-m", "pip", "freeze")
 

@@ -1,29 +1,5 @@
-"""A Google Cloud on this machine, and a session with it."""
+"""What the tests of Google's platforms share."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-
-from caliban.platform.rest import Session
-from tests.google_cloud.client import FakeTime, credentials
-from tests.google_cloud.cloud import GoogleCloud
-
-
-@pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def cloud(time: FakeTime) -> Iterator[GoogleCloud]:
-    with GoogleCloud(time) as started:
-        yield started
-
-
-@pytest.fixture
-def session(cloud: GoogleCloud, time: FakeTime) -> Iterator[Session]:
-    opened = Session(credentials(cloud), time.clock)
-    yield opened
-    opened.close()
+from tests.google_cloud.fixtures import cloud as cloud
+from tests.google_cloud.fixtures import session as session
+from tests.google_cloud.fixtures import time as time

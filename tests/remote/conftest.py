@@ -21,29 +21,12 @@ from caliban.platform.vertex_job import Options
 from caliban.remote.backends import Backends
 from caliban.remote.submit import Sent, Submitter, Unsent
 from tests.conftest import USER
-from tests.google_cloud.client import FakeTime, credentials
 from tests.google_cloud.cloud import GoogleCloud
+from tests.google_cloud.fixtures import cloud as cloud
+from tests.google_cloud.fixtures import session as session
+from tests.google_cloud.fixtures import time as time
 
 REGION = "us-central1"
-
-
-@pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def cloud(time: FakeTime) -> Iterator[GoogleCloud]:
-    with GoogleCloud(time) as started:
-        yield started
-
-
-@pytest.fixture
-def session(cloud: GoogleCloud, time: FakeTime) -> Iterator[Session]:
-    """One that doesn't wait for real."""
-    opened = Session(credentials(cloud), time.clock)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
