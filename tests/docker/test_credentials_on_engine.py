@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Caliban
 from tests.docker.conftest import Calls, saved, write
+from tests.docker.wire import Wire
 from tests.workshop import Workshop, docker
 
 KEY, DISPLACED, ADC, TOKEN = (
@@ -69,6 +70,7 @@ def ran(
     workshop: Workshop,
     caliban: Caliban,
     calls: Calls,
+    wire: Wire,
     folder: Path,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,7 +88,7 @@ def ran(
         assert done.returncode == 0, done.stderr
         image = json.loads(caliban("status", "--json").stdout)[0]["image"]
         remains = [path.read_bytes() for path in home.rglob("*") if path.is_file() and path != adc]
-        remains += [done.stderr.encode(), calls.log.read_bytes(), calls.context.read_bytes()]
+        remains += [done.stderr.encode(), calls.log.read_bytes(), wire.sent]
         return Ran(done.stdout, image, remains)
 
     return workshop.once("ran with credentials", make)
@@ -126,4 +128,5 @@ def test_no_image_holds_any_of_them(ran: Ran) -> None:
 def test_no_record_log_or_command_line_holds_any_of_them(ran: Ran) -> None:
     everything = b"\n".join(ran.remains)
     assert b"/.creds/credentials.json" in everything, "the search did not see the command lines"
+    assert b"def attempt(action, path)" in everything, "the search did not see the context"
     assert not [each for each in (KEY, DISPLACED, ADC, TOKEN) if each.encode() in everything]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Caliban
-from tests.docker.conftest import EVERYTHING, Build, Built, write
+from tests.docker.conftest import Build, write
 from tests.docker.wire import Wire
 from tests.workshop import Workshop, docker
 
@@ -91,15 +90,19 @@ def test_no_cache_builds_every_step_anew(
 
 
 def test_an_edit_does_not_install_the_dependencies_again(
-    everything: Built, caliban: Caliban, folder: Path
+    caliban: Caliban, workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(everything.project, folder, dirs_exist_ok=True)
-    write(folder, {"trainer/train.py": "print('edited')\n"})
-    built = caliban(*EVERYTHING, cwd=folder)
-    assert built.returncode == 0, built.stderr
-    assert built.stdout.strip() != everything.image
-    assert re.search(r"Installed \d+ packages", everything.messages)
-    assert not re.search(r"Installed \d+ packages", built.stderr)
+    # On a base image of its own: otherwise another project's build may have installed them.
+    base = workshop.base("edited", f"RUN touch /{workshop.id}\n")
+    monkeypatch.setenv("CALIBAN_BASE_IMAGE", base)
+    write(folder, {"job.py": "print(1)\n", "requirements.txt": "six\n"})
+    first = caliban("build", "--nogpu", "job.py", timeout=300)
+    write(folder, {"job.py": "print(2)\n"})
+    second = caliban("build", "--nogpu", "job.py")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout != first.stdout
+    assert re.search(r"Installed \d+ package", first.stderr)
+    assert not re.search(r"Installed \d+ package", second.stderr)
 
 
 def test_what_two_launches_need_at_once_is_built_once(
