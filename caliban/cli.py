@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
-from caliban import __version__, home
+from caliban import __version__
 from caliban.errors import UsageError
 
 
@@ -168,6 +168,8 @@ def expand_flagfiles(words: Sequence[str], within: tuple[str, ...] = ()) -> list
 def _flagfile_words(path: str) -> list[str]:
     import shlex
 
+    from caliban import home
+
     words: list[str] = []
     try:
         lines = home.expand(path).read_text().splitlines()
@@ -193,7 +195,10 @@ class HelpfulParser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.add_argument("--helpfull", action="store_true", help="show full help message and exit")
+        if self.add_help:
+            self.add_argument(
+                "--helpfull", action="store_true", help="show full help message and exit"
+            )
 
 
 def _parser(
@@ -216,21 +221,29 @@ def _add_commands(
     path: Sequence[str],
     command: ModuleType | None,
 ) -> None:
-    """Adds commands; those of a group, and the flags of a command, only along the path."""
+    """Adds commands; those of a group, and the flags of a command, only along the path.
+
+    Beside the path a command has just its line in the help: nothing is parsed with it, and to give
+    it a --help of its own costs as much as all else of a parser.
+    """
     subparsers = parser.add_subparsers(
         dest="command", metavar="{" + ",".join(commands) + "}", required=True, title="commands"
     )
     for name, each in commands.items():
         summary = each.summary if isinstance(each, Group) else each
-        child = subparsers.add_parser(name, help=summary, description=summary)
         if name not in path[:1]:
+            subparsers.add_parser(name, help=summary, add_help=False)
             continue
+        child = subparsers.add_parser(name, help=summary, description=summary)
         if isinstance(each, Group):
             _add_commands(child, each.commands, path[1:], command)
         elif command is not None:
             child.formatter_class = argparse.RawDescriptionHelpFormatter
             child.description = command.__doc__
+            from caliban import flag_types
+
             command.add_arguments(child)
+            flag_types.refuse_empty_values(child)
             child.set_defaults(run=command.run)
 
 

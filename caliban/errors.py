@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
-T = TypeVar("T")
+# That of the module `typing`, whose import would be a tenth of what `caliban --help` costs.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 # Exit code of a command that a signal ended.
 INTERRUPTED = 130

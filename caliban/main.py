@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Most of what a short command makes is what it imports, and stays: to look for garbage in there
     # every 700 objects, as Python does, is an eighth of the time until a job starts.
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded("caliban", lambda: cli.run(arguments))
 

@@ -24,7 +24,7 @@ FILES = sorted(
 # one line never import one another.
 LINES = (
     ("errors",),
-    ("flag_types", "home", "interrupt", "process", "terminal"),
+    ("flag_types", "home", "interrupt", "process", "result_file", "terminal"),
     ("board", "document", "joblog", "model"),
     ("config", "docker", "history", "platform"),
     ("bundle", "ending", "gpu_pool", "provenance", "remote", "report", "tracking"),

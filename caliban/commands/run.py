@@ -19,25 +19,16 @@ itself, for quick tries. With --output, the files that a job writes into $CALIBA
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from caliban import flag_types, flags, terminal
-from caliban.errors import CalibanError, Problems, UsageError
+from caliban import flag_types, flags
+from caliban.errors import CalibanError
 
 if TYPE_CHECKING:
     from caliban.commands.container_choice import ContainerChoice
-    from caliban.commands.experiment_choice import Experiments
-    from caliban.commands.image_choice import ImageChoice
+    from caliban.commands.run_choice import RunChoice
     from caliban.docker.engine import Engine
-    from caliban.model.image import ImagePlan
-    from caliban.platform.local import Mount
-    from caliban.tracking.place import Place
 
 NOT_BUILT = "caliban:not-built-yet"
 
@@ -77,17 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
-    from caliban.commands import relaunch
+    from caliban.commands import relaunch, run_choice
     from caliban.docker.engine import Engine
 
     if args.resume:
         return relaunch.resume(args)
-    if args.module is None:
-        raise UsageError(
-            "no module is named",
-            "caliban run trainer.train, or caliban run --resume GROUP, for example.",
-        )
-    wanted = _understand(args)
+    flags.check_module(args.module, "caliban run")
+    wanted = run_choice.understand(args)
     engine = Engine()
     container = _container(wanted, engine)
     if args.dry_run:
@@ -96,70 +83,10 @@ def run(args: argparse.Namespace) -> int:
     return _launch(wanted, engine, container)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a command line asks for, as far as that is known without Docker.
-
-    Attributes:
-      args: the command line.
-      choice: the image, and the credentials that its containers get.
-      experiments: one for each job.
-      run_args: the user's own arguments for `docker run`.
-      mounts: those of live code.
-      output: the directory below which each job gets one of its own; None for no such thing.
-      tracking: where the runs of the jobs are kept; None for nowhere.
-    """
-
-    args: argparse.Namespace
-    choice: ImageChoice
-    experiments: Experiments
-    run_args: tuple[str, ...]
-    mounts: Sequence[Mount]
-    output: Path | None
-    tracking: Place | None
-
-    @property
-    def plan(self) -> ImagePlan:
-        """What the image holds."""
-        return replace(self.choice.plan, live=self.args.live)
-
-
-def _understand(args: argparse.Namespace) -> _Wanted:
-    """Reads the command line and the files that it names; all that is wrong is told at once."""
-    from caliban.commands import (
-        container_choice,
-        execution_choice,
-        experiment_choice,
-        image_choice,
-        tracking_choice,
-    )
-    from caliban.model.image import Mode
-
-    problems = Problems()
-    choice = image_choice.choose(args, problems)
-    experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
-    run_args = problems.attempt(lambda: container_choice.split(args.docker_run_args), None)
-    output = problems.attempt(
-        lambda: container_choice.output_directory(args.output, args.xgroup), None
-    )
-    if choice and run_args is not None:
-        has_gpus = choice.mode is Mode.GPU
-        problems.attempt(
-            lambda: execution_choice.check(args.gpus_per_job, has_gpus, run_args), None
-        )
-    tracking = None
-    if choice:
-        tracking = problems.attempt(functools.partial(tracking_choice.of_choice, choice), None)
-    mounts: Sequence[Mount] = ()
-    if choice and args.live:
-        mounts = problems.attempt(lambda: container_choice.live(choice.plan, choice.secrets), ())
-    problems.check()
-    assert choice is not None and run_args is not None and experiments is not None
-    return _Wanted(args, choice, experiments, run_args, mounts, output, tracking)
-
-
-def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
+def _container(wanted: RunChoice, engine: Engine) -> ContainerChoice:
     """How the jobs' containers are run, as far as the engine need not be asked for that."""
+    from dataclasses import replace
+
     from caliban.commands import container_choice, tracking_choice
     from caliban.model.image import WORKING_DIRECTORY
 
@@ -176,9 +103,12 @@ def _container(wanted: _Wanted, engine: Engine) -> ContainerChoice:
     return replace(container, options=options)
 
 
-def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> None:
+def _print_commands(wanted: RunChoice, engine: Engine, container: ContainerChoice) -> None:
     """Prints what would be run; touches nothing, and asks no engine."""
-    from caliban import launch
+    import shlex
+    from dataclasses import replace
+
+    from caliban import launch, terminal
     from caliban.commands import container_choice
     from caliban.docker.containers import Containers
     from caliban.platform import outputs
@@ -196,8 +126,11 @@ def _print_commands(wanted: _Wanted, engine: Engine, container: ContainerChoice)
     terminal.note(f"{jobs}; nothing was built, run or recorded.")
 
 
-def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
+def _launch(wanted: RunChoice, engine: Engine, container: ContainerChoice) -> int:
     """Builds the image, runs the jobs and sums up; returns the exit code."""
+    import contextlib
+    from dataclasses import replace
+
     from caliban import launch, settle
     from caliban.commands import (
         container_choice,
@@ -240,7 +173,9 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
         container.prepare()
         user = flags.user_name()
         group = launch.new_group(store, user, args.xgroup)
-        settle.refresh(store, settle.unsettled(store, user, group), lambda: backend, gives_up=False)
+        # A group that was made this moment has none.
+        still_open = settle.unsettled(store, user, group) if args.xgroup else []
+        settle.refresh(store, still_open, lambda: backend, gives_up=False)
         requests = launch.requests(wanted.experiments, image, group, options.to_json())
         sweep = launch.record(
             backend,
@@ -261,7 +196,7 @@ def _launch(wanted: _Wanted, engine: Engine, container: ContainerChoice) -> int:
         return summary.see_through(backend, store, group, sweep, how)
 
 
-def _code(wanted: _Wanted) -> Callable[[], str]:
+def _code(wanted: RunChoice) -> Callable[[], str]:
     """What names live code as it is at the moment of each call.
 
     Raises:

@@ -68,6 +68,11 @@ class Containers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @property
+    def has_socket(self) -> bool:
+        """Whether they run on this machine, see Engine."""
+        return self._engine.has_socket
+
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> process.Child:
         """Starts a container.
 

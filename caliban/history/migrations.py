@@ -37,7 +37,6 @@ from caliban import terminal
 from caliban.errors import HistoryError
 from caliban.history import schema
 from caliban.history.database import BUSY_SECONDS, Database
-from caliban.history.forms import V1, V2
 
 
 def prepare(database: Database) -> None:
@@ -91,6 +90,8 @@ def _version(connection: Connection, database: Database) -> int:
                 "Upgrade with: pip install --upgrade caliban",
             )
         return int(version)
+    from caliban.history.forms import V1
+
     ours = names & set(V1.tables)
     if ours and ours != set(V1.tables):
         raise HistoryError(
@@ -128,6 +129,8 @@ def _backup(path: Path) -> Iterator[None]:
 
 def m001(connection: Connection) -> None:
     """The tables of caliban 0.4."""
+    from caliban.history.forms import V1
+
     V1.create_all(connection)
 
 
@@ -138,6 +141,8 @@ def m002(connection: Connection) -> None:
     SQLite let 0.4 write, becomes NULL. The rows are copied in Python, as SQL that reads their times
     on SQLite and on PostgreSQL has no common form.
     """
+    from caliban.history.forms import V1, V2
+
     for name in V1.tables:
         connection.execute(text(f"ALTER TABLE {name} RENAME TO {name}_0_4"))
     V2.create_all(connection)
@@ -249,6 +254,8 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (m001, m002, m003, m004, 
 
 def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:
     """The rows of a renamed table of 0.4 by id, with all but numbers as the text that is stored."""
+    from caliban.history.forms import V1
+
     table = V1.tables[name].to_metadata(MetaData(), name=f"{name}_0_4")
     columns = (
         column if isinstance(column.type, Integer) else cast(column, Text).label(column.name)
@@ -264,6 +271,8 @@ def _rows(connection: Connection, name: str) -> Iterator[Row[Any]]:
 
 def _fill(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> set[int]:
     """Writes rows into a table of form 2; returns their ids."""
+    from caliban.history.forms import V2
+
     ids: set[int] = set()
     while batch := list(itertools.islice(rows, 5000)):
         connection.execute(insert(V2.tables[name]), batch)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from caliban.history import rows, schema
 from caliban.history.queries import Queries, existing_group
 from caliban.model.job import Status
-from caliban.model.selection import Outline, Tally
+
+if TYPE_CHECKING:
+    from caliban.model.selection import Outline, Tally
 
 _OUTLINES = (
     select(
@@ -30,6 +32,8 @@ class Outlines(Queries):
         Raises:
           UsageError: the user has no such group.
         """
+        from caliban.model.selection import Tally
+
         jobs, experiments = schema.jobs.c, schema.experiments.c
         kind = (experiments.container_spec_id, jobs.status)
         with self._database.reading() as connection:
@@ -93,6 +97,8 @@ def _newer_ones() -> ColumnElement[int]:
 
 
 def _read(connection: Connection, query: Select[Any]) -> list[Outline]:
+    from caliban.model.selection import Outline
+
     return [
         Outline(
             row.id,

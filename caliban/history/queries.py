@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -143,6 +142,8 @@ def existing_group(connection: Connection, user: str, name: str) -> int:
     found = connection.execute(find_group(user, name)).scalar()
     if found is not None:
         return int(found)
+    import difflib
+
     groups = schema.experiment_groups.c
     newest = select(groups.name).where(groups.user == user).order_by(groups.id.desc()).limit(1000)
     names = [str(other) for other in connection.execute(newest).scalars()]

@@ -179,7 +179,7 @@ def _job(row: Row[Any], container_spec: Mapping[str, Any]) -> Job:
     platform = row.platform or ""
     handle = None
     if row.handle_id is not None:
-        handle = Handle(platform, row.handle_target, row.handle_id)
+        handle = Handle(platform, row.handle_target, row.handle_id, row.uid)
     return Job(
         id=row.id,
         uid=row.uid,

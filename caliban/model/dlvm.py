@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -108,6 +107,8 @@ def _retired(alias: str, library: str, mode: str, version: str) -> UsageError:
 
 
 def _unknown(alias: str) -> UsageError:
+    import difflib
+
     known = [*(f"{PREFIX}{each}-{mode}" for each in _IMAGES for mode in ("cpu", "gpu")), *aliases()]
     near = difflib.get_close_matches(alias, known, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""

@@ -14,10 +14,9 @@ DEFAULT_HOST = "docker.io"
 _LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::\d+)?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(
+_NAME = (
     rf"(?P<repository>(?:(?P<host>{_HOST})/)?(?P<path>{_PART}(?:/{_PART})*))"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
-    re.ASCII,
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 
 _HINT = "A name is like registry.example.com/team/image:tag or team/image@sha256:..."
@@ -44,7 +43,7 @@ class ImageName:
         Raises:
           UsageError: no image can be called so.
         """
-        match = _NAME.fullmatch(text)
+        match = re.fullmatch(_NAME, text, re.ASCII)
         if match is None:
             raise UsageError(f"'{text}' is not the name of an image{_why(text)}", _HINT)
         return cls(match["repository"], match["tag"] or "", match["digest"] or "")
@@ -78,7 +77,7 @@ def registry(text: str) -> str:
       UsageError: no name can begin so.
     """
     prefix = text.strip().removesuffix("/")
-    if not _NAME.fullmatch(f"{prefix}/image"):
+    if not re.fullmatch(_NAME, f"{prefix}/image", re.ASCII):
         raise UsageError(
             f"'{text}' is not what the names of images in a registry begin with{_why(prefix)}",
             "It is like registry.example.com/team, localhost:5000, or "
@@ -90,7 +89,7 @@ def registry(text: str) -> str:
 def _why(text: str) -> str:
     """What is wrong with a name, as far as that is one of the usual mistakes."""
     if "://" in text:
-        return ": it has no http:// or https:// before it"
+        return ": leave out what ends with ://"
     if not re.search("[^A-Z]", text) or re.search("/[^:@]*[A-Z]", text):
-        return ": it is in lower case"
+        return ": it has to be in lower case"
     return ""

@@ -81,3 +81,18 @@ def test_before_an_unchanged_project_runs_the_docker_package_is_not_loaded(
     assert [line for line in before if line.split(".")[0] in ("docker", "requests")] == []
     # And no other program was called than the one that runs the job.
     assert [line for line in lines if line.startswith("docker ") and line != "docker run"] == []
+
+
+def test_an_edit_is_built_without_what_only_other_projects_need(
+    workshop: Workshop, folder: Path, caliban: Caliban
+) -> None:
+    write(folder, {"go.sh": "echo done\n"})
+    assert caliban("build", "--nogpu", "go.sh").returncode == 0
+    write(folder, {"go.sh": f"echo {folder}\n"})
+    command = [sys.executable, "-X", "importtime", "-m", "caliban", "build", "--nogpu", "go.sh"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Store the image" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+    assert "caliban" in imported
+    assert imported & {"configparser", "docker", "packaging", "sqlalchemy", "tomllib"} == set()

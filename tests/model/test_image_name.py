@@ -51,9 +51,9 @@ def test_what_no_image_can_be_called_is_refused(text: str) -> None:
 
 
 def test_the_usual_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="it is in lower case"):
+    with pytest.raises(UsageError, match="it has to be in lower case"):
         ImageName.parse("registry.example.com/Team/image")
-    with pytest.raises(UsageError, match="no http:// or https:// before it"):
+    with pytest.raises(UsageError, match="leave out what ends with ://"):
         registry("http://localhost:5000")
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from caliban import process
+from caliban.docker import registry
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder, own_dockerfile
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.errors import UsageError
 from caliban.model import dlvm
 from caliban.model.image import ImagePlan
+from caliban.model.image_name import ImageName
 
 _OTHER = (
     'Name an image that can be had as "base_image" in .calibanconfig.json, or in '
@@ -172,15 +174,7 @@ def _cause(name: str, output: Sequence[str]) -> tuple[str, str]:
     text = "\n".join(output)
     for pattern, meaning, hint in _CAUSES:
         if re.search(pattern, text, re.MULTILINE):
-            return f"{meaning}: ", hint.format(login=_login(name))
+            if "{login}" in hint:  # a registry was asked, so that the name is one
+                hint = hint.format(login=registry.login(ImageName.parse(name).host))
+            return f"{meaning}: ", hint
     return "", _OTHER
-
-
-def _login(name: str) -> str:
-    """The command that logs in to the registry of an image."""
-    host, slash, _ = name.partition("/")
-    if not slash or not ("." in host or ":" in host or host == "localhost"):
-        return "docker login"
-    if host.endswith(("gcr.io", ".pkg.dev")):
-        return f"gcloud auth configure-docker {host}"
-    return f"docker login {host}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -154,6 +153,8 @@ def _origin(plan: ImagePlan, folders: Sequence[str]) -> str:
 
 def _comment(text: str) -> list[str]:
     """A comment in lines; names of files may hold anything."""
+    import textwrap
+
     printable = "".join(each if each.isprintable() else " " for each in text)
     return [f"# {line}" for line in textwrap.wrap(printable, 98, break_on_hyphens=False)]
 

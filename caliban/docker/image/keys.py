@@ -22,7 +22,7 @@ _LARGEST = 256 * 1024
 _NAMED = 20
 
 # What stands where a secret belongs: "changeme", "your-token-here", "<password>", "$NAME".
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = (
     rb"(?i)[$<{%*].*|x+|\.+|-+|.*(example|changeme|change[-_]me|replace|placeholder|dummy|redacted"
     rb"|your[-_]).*|(my|a|the)?[-_]?(pass|passwd|password|secret|token|key|api[-_]?key)|none|null"
     rb"|\d+|true|false|[~/.].*/.*"
@@ -38,33 +38,30 @@ class _Rule:
 
     Attributes:
       what: it, in words.
-      pattern: of the content. If it has groups, the last one is the secret itself.
-      marks: it is looked for only in content that has one of these; in any content, if none.
-      names: the names of its files; None for all files.
+      pattern: of the content, a regular expression. If it has groups, the last one is the secret
+        itself.
+      marks: of which such content has one. Few files have any: so few patterns are compiled, which
+        takes longer than to look for the marks in all the code of a project.
+      names: patterns of which the names of its files match one; none for all files.
     """
 
     what: str
-    pattern: re.Pattern[bytes]
+    pattern: bytes
     marks: tuple[bytes, ...]
-    names: re.Pattern[str] | None
+    names: tuple[str, ...] = ()
 
 
-def _any_of(*names: str) -> re.Pattern[str]:
-    """What names of files have to match: patterns with * and ?."""
-    return re.compile("|".join(map(fnmatch.translate, names)))
-
-
-def _rule(what: str, pattern: bytes, *marks: bytes, names: re.Pattern[str] | None = None) -> _Rule:
-    return _Rule(what, re.compile(pattern, re.MULTILINE | re.DOTALL), marks, names)
+def _rule(what: str, pattern: bytes, *marks: bytes, names: tuple[str, ...] = ()) -> _Rule:
+    return _Rule(what, pattern, marks, names)
 
 
 # Between the lines of a PEM file, also where it is a string of JSON, YAML or a program.
 _BREAK = rb"(?:\\[rn]|[\s\"',+])"
 
-_ENV = _any_of(".env", ".env.*", "*.env")
+_ENV = (".env", ".env.*", "*.env")
 
 # Where the URL of an index or a repository may stand.
-_DECLARING = _any_of(
+_DECLARING = (
     *("requirements*.txt", "requirements*.in", "constraints*.txt", "pyproject.toml", "setup.*"),
     *("uv.toml", "pip.conf", "pip.ini", "Pipfile*", "*.lock", "environment*.y*ml", ".condarc"),
     *(".git-credentials", "git-credentials", ".env", ".env.*", "*.env"),
@@ -87,9 +84,15 @@ _RULES = (
     _rule(
         "a private key",
         rb"\A\x30(?:\x82..|\x81.|[\x20-\x7f])\x02\x01[\0\1]",
-        names=_any_of("*.key", "*.der", "*.pk8"),
+        b"\x02\x01",
+        names=("*.key", "*.der", "*.pk8"),
     ),
-    _rule("a PKCS #12 key store", rb"\A\x30[\x80-\x84]", names=_any_of("*.p12", "*.pfx")),
+    _rule(
+        "a PKCS #12 key store",
+        rb"\A\x30[\x80-\x84]",
+        *(b"\x30\x80", b"\x30\x81", b"\x30\x82", b"\x30\x83", b"\x30\x84"),
+        names=("*.p12", "*.pfx"),
+    ),
     _rule(
         "the key of a Google service account",
         rb"\A(?=.*\"type\"\s*:\s*\"service_account\").*\"private_key\"\s*:\s*\"([^\"]{20,})\"",
@@ -133,17 +136,23 @@ _RULES = (
         "a password or token",
         rb"^[ \t]{0,9}(?:export )?(?:\w{1,60}_)?(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY"
         rb"|(?:ACCESS|PRIVATE|SECRET)_KEY)(?:_\w{1,60})?(?<!_NAME) ?= ?[\"']?([^\s\"'#]{8,})",
+        *(b"TOKEN", b"SECRET", b"PASSW", b"KEY"),
         names=_ENV,
     ),
-    _rule("a password", rb"\bpassword\s+(\S{6,})", names=_any_of(".netrc", "_netrc", "netrc")),
-    _rule("a password", rb"^[ \t]{0,9}password ?[=:] ?(\S{6,})", names=_any_of(".pypirc")),
-    _rule("a token", rb"_authToken *= *(\S{8,})", names=_any_of(".npmrc")),
-    _rule("Kaggle's API key", rb"\"key\"\s*:\s*\"(\w{32,})\"", names=_any_of("kaggle.json")),
+    _rule(
+        "a password",
+        rb"\bpassword\s+(\S{6,})",
+        b"password",
+        names=(".netrc", "_netrc", "netrc"),
+    ),
+    _rule("a password", rb"^[ \t]{0,9}password ?[=:] ?(\S{6,})", b"password", names=(".pypirc",)),
+    _rule("a token", rb"_authToken *= *(\S{8,})", b"_authToken", names=(".npmrc",)),
+    _rule("Kaggle's API key", rb"\"key\"\s*:\s*\"(\w{32,})\"", b'"key"', names=("kaggle.json",)),
 )
 
 # Names of files that show what a real one looks like.
-_EXAMPLES = _any_of(
-    *("*.example", "*.sample", "*.template", "*.tmpl", "*.dist", "*.example.*", "*.sample.*")
+_EXAMPLES = (
+    *("*.example", "*.sample", "*.template", "*.tmpl", "*.dist", "*.example.*", "*.sample.*"),
 )
 
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -244,21 +253,24 @@ def find_in(path: str, content: bytes, declares_all: bool = True) -> Key | None:
     if encoding:
         content = content.decode(encoding, errors="replace").encode(errors="replace")
     name = PurePosixPath(path).name
-    is_example = bool(_EXAMPLES.match(name))
     for rule in _RULES:
+        if not any(mark in content for mark in rule.marks):
+            continue
         if rule.names:
             declares = rule.names is _DECLARING and declares_all
-            if is_example or not (declares or rule.names.match(name)):
+            if _matches(name, _EXAMPLES) or not (declares or _matches(name, rule.names)):
                 continue
-        if rule.marks and not any(mark in content for mark in rule.marks):
-            continue
-        for match in rule.pattern.finditer(content):
-            if rule.pattern.groups and not _is_secret(match[rule.pattern.groups]):
+        for match in re.finditer(rule.pattern, content, re.MULTILINE | re.DOTALL):
+            if match.re.groups and not _is_secret(match[match.re.groups]):
                 continue
             return Key(path, rule.what, content.count(b"\n", 0, match.start()) + 1)
     return None
 
 
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, each) for each in patterns)
+
+
 def _is_secret(value: bytes) -> bool:
     is_long = len(value) >= 2 * _DISTINCT
-    return not _PLACEHOLDER.fullmatch(value) and not (is_long and len({*value}) < _DISTINCT)
+    return not re.fullmatch(_PLACEHOLDER, value) and not (is_long and len({*value}) < _DISTINCT)

@@ -8,7 +8,6 @@ import json
 import shlex
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -140,6 +139,7 @@ def _sections(
 def _read(engine: Engine, image: str) -> bytes:
     """What the resolver has found, taken from its image, which is removed."""
     import tarfile
+    import uuid
 
     from caliban.docker.containers import OWNER, Containers
 

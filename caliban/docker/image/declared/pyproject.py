@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +173,8 @@ def toml(path: Path) -> dict[str, Any]:
     Raises:
       UsageError: it cannot be read, or is no TOML.
     """
+    import tomllib
+
     try:
         return tomllib.loads(requirements.text(path))
     except tomllib.TOMLDecodeError as error:

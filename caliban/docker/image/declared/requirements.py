@@ -174,13 +174,13 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
 
 
 def _add(found: Requirements, project: Path, source: str, lines: Iterable[tuple[int, str]]) -> None:
-    from packaging.utils import canonicalize_name
-
     for number, line in lines:
         where = f"{project / source}:{number}" if number else str(project / source)
         found.uses_git |= "git+" in line
         hashes, named = _HASH.findall(line), NAME.match(line)
         if hashes and named:
+            from packaging.utils import canonicalize_name
+
             found.hashes.setdefault(canonicalize_name(named[0]), []).extend(hashes)
         option = _OPTION.fullmatch(line)
         if option and option["include"]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import configparser
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caliban.docker.image.declared import requirements
 from caliban.errors import UsageError
 
+if TYPE_CHECKING:
+    import configparser
+
 NAME = "setup.cfg"
 
 
-def read(project: Path) -> configparser.RawConfigParser:
-    """Reads the setup.cfg of a directory; without one, it has no sections.
+def read(project: Path) -> Mapping[str, Mapping[str, str]]:
+    """Reads the options of each section of a directory's setup.cfg; without one, there are none.
 
     Raises:
       UsageError: it cannot be read, or is not in the format of such files.
     """
-    parser = configparser.RawConfigParser()
     path = project / NAME
-    if path.is_file():
-        try:
-            parser.read_string(requirements.text(path), str(path))
-        except configparser.Error as error:
-            raise UsageError(
-                f"{path} cannot be read: {_reason(error)}",
-                "setuptools reads sections, like [metadata], with lines like name = value.",
-            ) from None
-    return parser
+    if not path.is_file():
+        return {}
+    import configparser
+
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(requirements.text(path), str(path))
+    except configparser.Error as error:
+        raise UsageError(
+            f"{path} cannot be read: {_reason(error)}",
+            "setuptools reads sections, like [metadata], with lines like name = value.",
+        ) from None
+    return {name: dict(section) for name, section in parser.items()}
 
 
 def declares(project: Path) -> bool:
@@ -37,7 +44,7 @@ def declares(project: Path) -> bool:
       UsageError: see `read`.
     """
     found = read(project)
-    return found.has_section("metadata") or found.has_section("options")
+    return "metadata" in found or "options" in found
 
 
 def python_requires(project: Path) -> str:
@@ -46,14 +53,16 @@ def python_requires(project: Path) -> str:
     Raises:
       UsageError: see `read`.
     """
-    found = read(project)
+    options = read(project).get("options", {})
     names = ("python_requires", "python-requires")  # setuptools took the second one for long, too
-    values = (found.get("options", name, fallback="") for name in names)
+    values = (options.get(name, "") for name in names)
     return next(filter(None, (value.strip() for value in values)), "")
 
 
 def _reason(error: configparser.Error) -> str:
     """What is wrong, without the line itself."""
+    import configparser
+
     if isinstance(error, configparser.MissingSectionHeaderError):
         return f"line {error.lineno} stands before the first section"
     if isinstance(error, configparser.ParsingError):
