@@ -7,6 +7,7 @@ killed. Platforms elsewhere may take longer to end one than this command waits f
   caliban stop
   caliban stop 12 13
   caliban stop --xgroup tuning --yes
+  caliban stop --give_up
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -44,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     flags.add_job_arguments(parser, "the open jobs")
     parser.add_argument("--dry_run", action="store_true", help="Only list what would be stopped.")
+    parser.add_argument(
+        "--give_up",
+        action="store_true",
+        help="Of jobs that can't be asked about any more, because their cluster is gone for one: "
+        "record that it isn't known how they ended, so that they can be run again. Nothing is "
+        "stopped.",
+    )
     parser.add_argument("-y", "--yes", action="store_true", help="Don't ask.")
 
 
@@ -54,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
     job_choice.check(args)
     with launch.open_history() as store, job_choice.Places() as places:
+        if args.give_up:
+            return _give_up(args, store, places)
         jobs = _open_jobs(store, args, places)
         there = {job.uid: why for job in jobs if (why := _why_not(job, places))}
         here = [job for job in jobs if job.uid not in there]
@@ -79,18 +90,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_jobs(store: HistoryStore, args: argparse.Namespace, places: Places) -> list[Job]:
-    """The open ones of the jobs that are meant."""
+    """The open ones of the jobs that are meant, brought up to date."""
     from caliban import settle
+
+    jobs = _meant(store, args)
+    still_open = [job for job in jobs if not job.outcome.status.is_final]
+    settle.refresh(store, still_open, places.connect, places.backends)
+    return _open_ones(store.jobs([job.uid for job in jobs]), args)
+
+
+def _meant(store: HistoryStore, args: argparse.Namespace) -> list[Job]:
+    """The jobs that are named, or all open ones of a group, or of the user."""
     from caliban.commands import job_choice
 
     user = flags.user_name()
     if args.jobs:
-        jobs = job_choice.by_number(store, user, args.jobs)
-    else:
-        jobs = store.open_jobs(user, args.xgroup)
-    still_open = [job for job in jobs if not job.outcome.status.is_final]
-    settle.refresh(store, still_open, places.connect, places.backends)
-    jobs = store.jobs([job.uid for job in jobs])
+        return job_choice.by_number(store, user, args.jobs)
+    return store.open_jobs(user, args.xgroup)
+
+
+def _open_ones(jobs: Sequence[Job], args: argparse.Namespace) -> list[Job]:
+    """The open ones of jobs; says of others that are named how they have ended."""
     for job in jobs:
         if args.jobs and not _is_open(job):
             terminal.note(f"job {job.id} has ended: {job.outcome.describe()}")
@@ -116,12 +136,43 @@ def _why_not(job: Job, places: Places) -> str:
     return f"it runs in another engine of this machine (DOCKER_HOST={host})"
 
 
-def _listed(jobs: Sequence[Job]) -> Iterator[str]:
+def _give_up(args: argparse.Namespace, store: HistoryStore, places: Places) -> int:
+    """Ends jobs here that can't be asked about; 0 only if all that are named are like that."""
+    from caliban.remote import giving_up
+
+    jobs = _open_ones(_meant(store, args), args)
+    there = [job for job in jobs if is_remote(job)]
+    whys = giving_up.lost(store, places.backends(), there) if there else {}
+    whys |= {job.uid: why for job in jobs if (why := _why_not(job, places))}
+    lost = [job for job in jobs if job.uid in whys]
+    refused = [job for job in jobs if args.jobs and job.uid not in whys]
+    for job in refused:
+        terminal.warn(f"job {job.id} can be asked about: 'caliban stop {job.id}' stops it")
+    if not lost:
+        terminal.note("no open job is out of reach: nothing to give up")
+        return int(bool(refused))
+    for line in _listed(lost, "given up"):
+        terminal.result(line)
+    for why, number in Counter(whys.values()).items():
+        terminal.note(f"{'1 job' if number == 1 else f'{number} jobs'}: {why}")
+    what = "this job" if len(lost) == 1 else f"these {len(lost)} jobs"
+    question = f"It may still run. Do you wish to give up {what}?"
+    hint = "Pass --yes to give them up without being asked; nothing was recorded."
+    if args.dry_run or not (args.yes or terminal.confirm(question, hint)):
+        terminal.note("nothing was given up")
+        return 0
+    giving_up.give_up(store, lost, whys)
+    for job in store.jobs([job.uid for job in lost]):
+        terminal.result(f"job {job.id} {job.outcome.describe()}")
+    return int(bool(refused))
+
+
+def _listed(jobs: Sequence[Job], what: str = "stopped") -> Iterator[str]:
     """The jobs below what they execute."""
     from caliban.commands import job_lines
 
     if jobs:
-        yield "the following jobs would be stopped:"
+        yield f"the following jobs would be {what}:"
     in_order = sorted(jobs, key=lambda job: (job.experiment_id, job.id))
     for _, of_experiment in groupby(in_order, lambda job: job.experiment_id):
         repeats = list(of_experiment)
@@ -158,6 +209,8 @@ class _Stopping:
             else:
                 said = f"had ended by itself: {known[job.uid].outcome.describe()}"
             _say(job, said)
+        for hint in sorted(filter(None, stopped.hints)):
+            terminal.note(hint)
         left = self._see_end([known[job.uid] for job in jobs if job.uid in stopped.asked])
         if len(stopped.lost) < len(jobs):
             terminal.result("")

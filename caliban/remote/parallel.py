@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -27,11 +26,16 @@ def for_each(things: Iterable[T], action: Callable[[T], None], seconds: float) -
     for thing in things:
         waiting.put(thing)
     until = time.monotonic() + seconds
+    unforeseen: list[Exception] = []
 
     def work() -> None:
-        with contextlib.suppress(queue.Empty):
+        try:
             while time.monotonic() < until:
                 action(waiting.get_nowait())
+        except queue.Empty:
+            pass
+        except Exception as error:  # noqa: BLE001 - it is raised where somebody sees it
+            unforeseen.append(error)
 
     number = min(THREADS, waiting.qsize())
     # Daemons: a platform that never answers must not keep the program from ending.
@@ -40,3 +44,5 @@ def for_each(things: Iterable[T], action: Callable[[T], None], seconds: float) -
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+    if unforeseen:
+        raise unforeseen[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import terminal
@@ -16,6 +16,9 @@ from caliban.remote.parallel import for_each
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
+
+# The command for jobs that can never be asked about again.
+GIVE_UP = "caliban stop --give_up"
 
 # Seconds after which a platform that doesn't answer is left out. Backends give up places sooner.
 _PATIENCE = 45.0
@@ -37,48 +40,58 @@ def refresh(store: HistoryStore, jobs: Sequence[Job], backends: Backends) -> boo
     Returns:
       Whether every one could be asked about.
     """
-    found, problems = _ask(jobs, backends)
-    outcomes: dict[str, Outcome] = {}
-    for job in jobs:
-        assert job.handle is not None
-        outcome = found.get(job.handle)
-        if outcome is None:
-            # Nothing is missing where nobody could be asked.
-            if job.handle.platform in problems:
-                continue
-            outcome = found[job.handle] = _missing(job, backends)
-        if outcome.status is not Status.UNKNOWN and outcome != job.outcome:
-            outcomes[job.uid] = outcome
+    found = ask(jobs, backends)
+    outcomes = {
+        job.uid: found[job.uid]
+        for job in jobs
+        if found[job.uid].status is not Status.UNKNOWN and found[job.uid] != job.outcome
+    }
     ended = [uid for uid, outcome in outcomes.items() if outcome.status.is_final]
     output.want(ended)
     store.settle(outcomes)
     nodes = {uid: outcome.node for uid, outcome in outcomes.items() if outcome.node}
     store.add_details("node", nodes)
     _fetch_logs(store, backends)
-    return not _warn(jobs, found, problems)
+    return not _warn(found.values())
 
 
-def _ask(jobs: Sequence[Job], backends: Backends) -> tuple[dict[Handle, Outcome], dict[str, str]]:
-    """What the platforms say, asked at the same time; and why some of them don't."""
-    wanted: dict[str, list[Handle]] = {}
+def ask(jobs: Iterable[Job], backends: Backends) -> dict[str, Outcome]:
+    """What the platforms say of jobs, all asked at the same time.
+
+    Args:
+      jobs: ones that have been sent.
+      backends: of the platforms.
+
+    Returns:
+      The outcomes, by uid: UNKNOWN where nobody could be asked; the reason says why.
+    """
+    wanted: dict[str, dict[Handle, Job]] = {}
     for job in jobs:
-        if job.handle:
-            wanted.setdefault(job.handle.platform, []).append(job.handle)
-    found: dict[str, Mapping[Handle, Outcome]] = {}
-    problems: dict[str, str] = {}
+        assert job.handle is not None
+        wanted.setdefault(job.handle.platform, {})[job.handle] = job
+    answers: dict[str, Mapping[Handle, Outcome]] = {}
+    problems: dict[str, Outcome] = {}
 
-    def ask(platform: str) -> None:
+    def work(platform: str) -> None:
         try:
-            found[platform] = backends.of(platform).status(wanted[platform])
+            answers[platform] = backends.of(platform).status(list(wanted[platform]))
         except CalibanError as error:
-            problems[platform] = error.message
+            problems[platform] = _unknown(error)
 
-    for_each(list(wanted), ask, _PATIENCE)
-    for platform in wanted:
-        if platform not in found:
-            problems.setdefault(platform, f"{platform} doesn't answer")
-    answered = {platform: each for platform, each in found.items() if platform not in problems}
-    return {handle: each for of in answered.values() for handle, each in of.items()}, problems
+    for_each(list(wanted), work, _PATIENCE)
+    found: dict[str, Outcome] = {}
+    for platform, of_platform in wanted.items():
+        silent = Outcome(Status.UNKNOWN, reason=f"{platform} doesn't answer")
+        for handle, job in of_platform.items():
+            if platform not in answers:
+                found[job.uid] = problems.get(platform, silent)
+            else:
+                found[job.uid] = answers[platform].get(handle) or _missing(job, backends)
+    return found
+
+
+def _unknown(error: CalibanError) -> Outcome:
+    return Outcome(Status.UNKNOWN, reason=error.message, hint=error.hint)
 
 
 def _missing(job: Job, backends: Backends) -> Outcome:
@@ -88,7 +101,7 @@ def _missing(job: Job, backends: Backends) -> Outcome:
         if why := backend.misplaced(job.submission):
             return Outcome(Status.UNKNOWN, reason=why)
     except CalibanError as error:
-        return Outcome(Status.UNKNOWN, reason=error.message)
+        return _unknown(error)
     if job.stop_requested is not None:
         # When it was gone is not known, but it can't have been long ago.
         now = datetime.datetime.now(datetime.UTC)
@@ -112,20 +125,14 @@ def _fetch_logs(store: HistoryStore, backends: Backends) -> None:
         terminal.note(text, "dim")
 
 
-def _warn(
-    jobs: Sequence[Job], found: Mapping[Handle, Outcome], problems: Mapping[str, str]
-) -> bool:
+def _warn(outcomes: Iterable[Outcome]) -> bool:
     """Says which jobs could not be asked about, and why; returns whether there are any."""
-    whys: Counter[str] = Counter()
-    for job in jobs:
-        if job.handle is None:
-            continue
-        outcome = found.get(job.handle)
-        if outcome is not None and outcome.status is Status.UNKNOWN:
-            whys[outcome.reason] += 1
-        elif outcome is None and job.handle.platform in problems:
-            whys[problems[job.handle.platform]] += 1
-    for why, number in whys.items():
+    unknown = [each for each in outcomes if each.status is Status.UNKNOWN]
+    for (why, hint), number in Counter((each.reason, each.hint) for each in unknown).items():
         what = "1 of the jobs is" if number == 1 else f"{number} of the jobs are"
         terminal.warn(f"{why}; {what} shown as last known")
-    return bool(whys)
+        if hint:
+            terminal.note(hint)
+    if unknown:
+        terminal.note(f"Should they never be reached again, '{GIVE_UP}' gives them up.")
+    return bool(unknown)

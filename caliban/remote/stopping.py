@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,16 +33,21 @@ class Stopped:
       cancelled: the uids of those that had not been sent, and won't be.
       asked: the uids of those that have been asked to end.
       lost: why others could not be asked, by uid.
+      hints: what to do about that.
     """
 
     cancelled: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     lost: dict[str, str] = field(default_factory=dict)
+    hints: set[str] = field(default_factory=set)
 
     def __or__(self, other: Stopped) -> Stopped:
         """What has become of the jobs of both."""
         return Stopped(
-            self.cancelled | other.cancelled, self.asked | other.asked, self.lost | other.lost
+            self.cancelled | other.cancelled,
+            self.asked | other.asked,
+            self.lost | other.lost,
+            self.hints | other.hints,
         )
 
 
@@ -57,7 +62,7 @@ def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stoppe
     now = datetime.datetime.now(datetime.UTC)
     found = Stopped()
     unsent = [job for job in jobs if job.handle is None]
-    found.lost = _find(store, backends, unsent)
+    found.lost = find_unsent(store, backends, unsent)
     known = [job.uid for job in unsent if job.uid not in found.lost]
     found.cancelled = set(store.cancel_unsent(known, now))
     # Somebody may just be sending others, and die before it has ended them there.
@@ -85,6 +90,7 @@ def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stoppe
             _ask(backends, job)
         except CalibanError as error:
             found.lost[uid] = error.message
+            found.hints.add(error.hint)
             unheard.append(uid)
             if isinstance(error, UnknownOutcomeError) and not error.status:
                 silent[job.submission.target] = error.message
@@ -97,8 +103,13 @@ def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stoppe
     return found
 
 
-def _find(store: HistoryStore, backends: Backends, unsent: Sequence[Job]) -> dict[str, str]:
+def find_unsent(store: HistoryStore, backends: Backends, unsent: Iterable[Job]) -> dict[str, str]:
     """Looks for jobs that may have been sent by a caliban that has died before it recorded that.
+
+    Args:
+      store: the history, which is told where they are.
+      backends: of the platforms.
+      unsent: jobs of which that is not recorded.
 
     Returns:
       Why that could not be done for some, by uid.

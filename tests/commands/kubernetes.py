@@ -11,8 +11,8 @@ from typing import Any
 import urllib3
 import yaml
 
-# Seconds that anything may take.
-_PATIENCE = 60
+# Seconds after which something hangs: a machine with other things to do may take long.
+_PATIENCE = 180
 
 
 class Namespace:
@@ -107,6 +107,18 @@ class Namespace:
         """What is told of its pods."""
         return "\n".join(each.get("message", "") for each in self._items("events"))
 
+    def account(self) -> str:
+        """All that is told of its jobs and pods, for the message of a test that fails."""
+        states = [
+            f"{each['metadata']['name']}: {json.dumps(each['status'])}"
+            for each in [*self.jobs(), *self.pods()]
+        ]
+        times = [
+            f"{each.get('lastTimestamp')} {each['involvedObject'].get('name')}: {each['message']}"
+            for each in self._items("events")
+        ]
+        return "\n".join([*states, *times])
+
     def _items(self, kind: str) -> list[dict[str, Any]]:
         status, answer = self.ask("GET", self.path(kind))
         assert status == 200, answer
@@ -120,5 +132,5 @@ class Namespace:
             found = self.jobs()
             if sum(bool(job["status"].get("conditions")) for job in found) >= number:
                 return found
-            assert time.monotonic() < deadline, [job["status"] for job in found]
+            assert time.monotonic() < deadline, self.account()
             time.sleep(0.2)

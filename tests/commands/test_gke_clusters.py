@@ -478,16 +478,34 @@ class TestDelete:
     ) -> None:
         assert inline(*ZONAL).returncode == 0
         recorded(f"gke:{CLUSTER}/{cluster.namespace}", "tuning-0123456789abcdef")
-        recorded(f"gke:{CLUSTER}/{cluster.namespace}", "has-ended-0123456789abcdef")
+        recorded(f"gke:{CLUSTER}/{cluster.namespace}", "has-ended-0123456789abcdea")
         answer("n\n")
         lent = real_cluster.lent(cloud, cluster, CLUSTER)
         jobs = real_cluster.idle_jobs(cluster, "tuning-0123456789abcdef", "somebody-elses")
         with lent, jobs:
             ended = inline("cluster", "delete")
+            shown = json.loads(inline("status", "--json").stdout)
         assert "can't be asked" not in ended.stderr
         assert "tuning-0123456789abcdef" in ended.stdout
         assert f"Job somebody-elses of the namespace {cluster.namespace}\n" in ended.stdout
         assert "has-ended" not in ended.stdout
+        # What it knows of jobs is recorded as long as it can be asked.
+        assert [job["status"] for job in shown] == ["SUBMITTED", "STOPPED"]
+        assert shown[1]["reason"] == "its Job was deleted"
+
+    def test_what_had_not_ended_there_is_given_up(self, cloud: GoogleCloud, inline: Inline) -> None:
+        assert inline(*ZONAL).returncode == 0
+        recorded(f"gke:{CLUSTER}/default", "tuning-0123456789abcdef")
+        recorded("gke:p1/us-central1-b/newcluster/default", "elsewhere-0123456789abcdef")
+        cloud.gke.takes = 0.1
+        ended = inline("cluster", "delete", "--yes")
+        assert ended.returncode == 0, ended.stderr
+        assert "1 job of yours had not ended: given up" in ended.stderr
+        jobs = json.loads(inline("status", "--json").stdout)
+        assert [(job["status"], job["reason"]) for job in jobs] == [
+            ("STOPPED", "given up, how it ended is not known: its cluster was deleted"),
+            ("SUBMITTED", ""),
+        ]
 
     def test_a_cluster_that_is_busy_stays_and_google_says_why(
         self, cloud: GoogleCloud, inline: Inline

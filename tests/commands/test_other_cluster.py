@@ -89,6 +89,7 @@ def test_its_jobs_stay_as_last_known_and_are_neither_stopped_nor_sent_there(
     why = f"the context {own_namespace.context} leads to {elsewhere} now, not to "
     assert f"warning: {why}" in said
     assert "; 1 of the jobs is shown as last known" in said
+    assert "'caliban stop --give_up' gives them up" in said
     stopped = inline("stop", "1", "--yes")
     assert stopped.returncode == 1
     assert why in stopped.stdout + stopped.stderr
@@ -98,6 +99,36 @@ def test_its_jobs_stay_as_last_known_and_are_neither_stopped_nor_sent_there(
     # Back where it belongs, a job that is not there has been deleted.
     own_namespace.clear()
     assert status(inline)[0] == ["STOPPED"]
+
+
+def test_its_jobs_can_be_given_up_and_run_again(
+    own_namespace: Namespace, project: Path, workshop: Workshop, inline: Inline, elsewhere: str
+) -> None:
+    given = ("--image_tag", workshop.base("plain"), "trainer.train")
+    assert inline(*SUBMIT, *given).returncode == 0
+    # As long as it can be asked about, it is only stopped.
+    ended = inline("stop", "--give_up", "1", "--yes")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "job 1 can be asked about: 'caliban stop 1' stops it" in ended.stderr
+    assert inline("stop", "--give_up").returncode == 0
+    before = own_namespace.kubeconfig.read_text()
+    lead_to(own_namespace.kubeconfig, elsewhere)
+    asked = inline("stop", "--give_up", "--dry_run")
+    assert asked.returncode == 0 and "would be given up:" in asked.stdout
+    assert status(inline)[0] == ["SUBMITTED"]
+    ended = inline("stop", "--give_up", "--yes")
+    assert ended.returncode == 0, ended.stderr
+    why = f"the context {own_namespace.context} leads to {elsewhere} now"
+    assert f"job 1 STOPPED (given up, how it ended is not known: {why}" in ended.stdout
+    assert status(inline) == (["STOPPED"], "")
+    # Nothing has been asked of the old cluster, nor of the new one.
+    assert len(own_namespace.jobs()) == 1
+    own_namespace.kubeconfig.write_text(before)
+    assert status(inline) == (["STOPPED"], "")
+    again = inline("resubmit", "--xgroup", "g", "--yes")
+    assert again.returncode == 0, again.stderr
+    assert status(inline)[0] == ["STOPPED", "SUBMITTED"]
+    assert len(own_namespace.jobs()) == 2
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,15 @@ def test_what_runs_elsewhere_is_named_and_stays(inline: Inline) -> None:
     assert " - stopped before it started\n" in told.stdout
 
 
+def test_what_ran_on_a_machine_that_is_gone_can_be_given_up(inline: Inline) -> None:
+    elsewhere("local", "other-machine unix:///var/run/docker.sock", Status.RUNNING)
+    given_up = inline("stop", "--give_up", "--yes", "1")
+    assert given_up.returncode == 0, given_up.stderr
+    said = "job 1 STOPPED (given up, how it ended is not known: it runs on other-machine)\n"
+    assert given_up.stdout.endswith(said)
+    assert inline("stop", "--yes").stderr == "no running jobs found\n"
+
+
 def test_without_an_engine_no_running_job_is_taken_for_stopped(
     caliban: Caliban, start: Start, noise: Path, home: Path
 ) -> None:

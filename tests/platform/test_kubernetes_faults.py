@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import http.server
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -128,13 +130,33 @@ class TestAsking:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         handles = [backend.submit(plan(backend, target, group)) for _ in range(7)]
-        for few in (100, 3):
-            monkeypatch.setattr("caliban.platform.kubernetes.backend._FEW", few)
+        for few in (1000, 3):
+            monkeypatch.setattr("caliban.platform.kubernetes.survey._FEW", few)
             proxy.requests.clear()
             found = backend.status(handles)
             assert {each.status for each in found.values()} == {Status.SUBMITTED}
             assert len(found) == 7
             assert len(proxy.requests) == 2
+
+    def test_of_hundreds_of_jobs_is_not_for_all_that_there_are(
+        self, backend: KubernetesBackend, proxy: Proxy, target: str, group: str
+    ) -> None:
+        handles = [backend.submit(plan(backend, target, group)) for _ in range(2)]
+        gone = [Handle("kubernetes", target, f"caliban-{n:016x}") for n in range(498)]
+        proxy.requests.clear()
+        assert {*backend.status([*handles, *gone])} == {*handles}
+        assert len(proxy.requests) == 2
+        selectors = [query(path)["labelSelector"] for _, path in proxy.requests]
+        assert all(each.count(",") == 499 for each in selectors)
+
+    def test_is_for_all_jobs_where_an_address_cannot_be_that_long(
+        self, backend: KubernetesBackend, proxy: Proxy, target: str, group: str
+    ) -> None:
+        handles = [backend.submit(plan(backend, target, group)) for _ in range(20)]
+        proxy.requests.clear()
+        proxy.longest = 300
+        assert {*backend.status(handles)} == {*handles}
+        assert len(proxy.requests) == 3
 
     def test_reads_all_pages(
         self,
@@ -163,6 +185,22 @@ class TestAsking:
         assert "doesn't answer" in found[away].reason
         assert found[here].status is Status.SUBMITTED
         proxy.start()
+
+    @pytest.mark.parametrize("attempt", range(3))
+    def test_several_places_are_asked_at_once_by_a_program_that_has_just_begun(
+        self, cluster: Cluster, attempt: int
+    ) -> None:
+        # Each of the threads needs the Kubernetes client, which takes a while to import.
+        code = (
+            "import sys; from caliban.model.job import Handle\n"
+            "from caliban.platform.kubernetes.backend import KubernetesBackend\n"
+            "places = [f'{sys.argv[1]}/n{each} ({sys.argv[2]})' for each in range(8)]\n"
+            "handles = [Handle('kubernetes', each, 'x-0123456789abcdef') for each in places]\n"
+            "print(KubernetesBackend({}).status(handles))"
+        )
+        command = [sys.executable, "-c", code, cluster.place.cluster, str(cluster.kubeconfig)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert (ended.stdout, ended.stderr) == ("{}\n", "")
 
     def test_a_cluster_that_never_answers_is_unknown_soon(
         self, backend: KubernetesBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

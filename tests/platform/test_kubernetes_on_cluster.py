@@ -18,6 +18,7 @@ from caliban.errors import CalibanError, RefusedError, UsageError
 from caliban.model.experiment import Experiment
 from caliban.model.image import HOME
 from caliban.model.job import Handle, JobRequest, Outcome, Status
+from caliban.platform import outputs
 from caliban.platform.kubernetes import kubeconfig
 from caliban.platform.kubernetes.backend import KubernetesBackend
 from caliban.platform.kubernetes.options import Options
@@ -254,7 +255,7 @@ class TestAJobThatWaits:
     ) -> None:
         from datetime import timedelta
 
-        monkeypatch.setattr("caliban.platform.kubernetes.backend._POD_COMES", timedelta(seconds=1))
+        monkeypatch.setattr("caliban.platform.kubernetes.survey._POD_COMES", timedelta(seconds=1))
         namespace = f"{cluster.namespace}-full"
         path = "/api/v1/namespaces"
         cluster.connection.create(path, {"metadata": {"name": namespace}})
@@ -414,6 +415,7 @@ class TestSomebodyWithoutRights:
         assert found[known].status is Status.SUBMITTED
         assert found[unseen].status is Status.UNKNOWN
         assert "cannot list resource" in found[unseen].reason
+        assert "auth can-i list jobs" in found[unseen].hint
 
     def test_cannot_see_which_gpus_there_are(self, backend: KubernetesBackend, viewer: str) -> None:
         assert backend.gpu_products(viewer, "V100") == ()
@@ -456,6 +458,16 @@ def wishes(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def claim(cluster: Cluster) -> str:
+    """The name of a claim; it has no volume."""
+    resources = {"requests": {"storage": "1Gi"}}
+    spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "none", "resources": resources}
+    body = {"metadata": {"name": "results"}, "spec": spec}
+    name: str = cluster.create("persistentvolumeclaims", body)["metadata"]["name"]
+    return name
+
+
 class TestAnyCombination:
     @settings(
         max_examples=200,
@@ -463,22 +475,32 @@ class TestAnyCombination:
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    @given(wishes(), st.lists(texts, max_size=3), st.dictionaries(texts, texts, max_size=5), texts)
+    @given(
+        wishes(),
+        st.lists(texts, max_size=3),
+        st.dictionaries(texts, texts, max_size=5),
+        texts,
+        st.booleans(),
+    )
     def test_is_one_that_the_cluster_would_take(
         self,
         cluster: Cluster,
         backend: KubernetesBackend,
+        claim: str,
         options: dict[str, Any],
         args: list[str],
         params: dict[str, str],
         group: str,
+        keeps_files: bool,
     ) -> None:
         from kubernetes.client import ApiClient, V1Job
 
         made = Options(cluster.target, command=("true",), **options)
         experiment = Experiment(tuple(args), dict(params))
         uid = uuid.uuid4().hex[:16]
-        submission = backend.plan(JobRequest(uid, experiment, "image:1", group, 0, made.to_json()))
+        output = outputs.address(f"pvc:{claim}", group or "g", 7, uid) if keeps_files else ""
+        asked = JobRequest(uid, experiment, "image:1", group, 0, made.to_json(), output)
+        submission = backend.plan(asked)
         body = submission.payload["body"]
         # What this cluster may be too old to know, today's clusters do.
         known: Any = ApiClient()

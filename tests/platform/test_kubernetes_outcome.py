@@ -10,7 +10,13 @@ import pytest
 
 from caliban.model.job import Outcome, Status
 from caliban.platform.kubernetes import waiting
-from caliban.platform.kubernetes.outcome import newest, of_pod, outcome, waits_for_pod
+from caliban.platform.kubernetes.outcome import (
+    newest,
+    of_pod,
+    outcome,
+    waits_for_pod,
+    waits_for_volume,
+)
 
 START, END = "2026-11-21T10:00:00Z", "2026-11-21T10:00:05Z"
 STARTED = datetime.datetime(2026, 11, 21, 10, tzinfo=datetime.UTC)
@@ -154,12 +160,28 @@ class TestAnOpenJob:
             'Error creating: pods "j-x" is forbidden: exceeded quota: team, requested: '
             "requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=4, limited: 4"
         )
-        found = outcome(job(), [], [said])
+        found = outcome(job(), [], [("FailedCreate", said)])
         assert waits_for_pod(job(), [])
         assert found.status is Status.SUBMITTED
         assert found.reason.startswith(
             "FailedCreate: the quota 'team' of the namespace is used up (requested: requests.nvidia"
         )
+
+    def test_waits_for_the_volume_that_it_writes_to(self) -> None:
+        claim = {"name": "output", "persistentVolumeClaim": {"claimName": "results"}}
+        creating = {"waiting": {"reason": "ContainerCreating"}}
+        waits = pod("Pending", creating, spec={"nodeName": "node-1", "volumes": [claim]})
+        assert waits_for_volume(waits)
+        found = outcome(job(), [waits], [("FailedAttachVolume", "Multi-Attach error\nfor it")])
+        said = "FailedAttachVolume: its volume can't be had: Multi-Attach error for it"
+        assert found == Outcome(Status.SUBMITTED, reason=said)
+        # One that waits for something else says that, and others wait for no claim.
+        assert not waits_for_volume(pod("Pending", creating, spec={"nodeName": "node-1"}))
+        assert not waits_for_volume(pod("Pending", spec={"volumes": [claim]}))
+        pulls = {"waiting": {"reason": "ErrImagePull"}}
+        other = pod("Pending", pulls, spec={"nodeName": "node-1", "volumes": [claim]})
+        assert not waits_for_volume(other)
+        assert outcome(job(), [other], [("FailedMount", "x")]).reason.startswith("ErrImagePull")
 
     def test_has_nothing_to_say_at_first(self) -> None:
         assert outcome(job(), []) == Outcome(Status.SUBMITTED)
@@ -234,6 +256,26 @@ class TestWhyAJobWaits:
         assert found.startswith("Unschedulable: no node has room for another pod; ")
         found = unschedulable("0/2 nodes are available: 1 Insufficient cpu, 1 Too many pods.")
         assert "1 of 2 nodes have no room for another pod" in found
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            '0/1 nodes are available: 1 persistentvolumeclaim "results" not found.',
+            '0/3 nodes are available: persistentvolumeclaim "results" not found. preemption: 0/3 '
+            "nodes are available: 3 Preemption is not helpful for scheduling.",
+            'persistentvolumeclaim "results" not found',
+        ],
+    )
+    def test_for_a_claim_that_is_gone(self, said: str) -> None:
+        found = "Unschedulable: its PersistentVolumeClaim 'results' is not there"
+        assert unschedulable(said) == found
+
+    def test_for_the_volume_of_its_claim(self) -> None:
+        found = unschedulable(
+            "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. "
+            "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        )
+        assert found.startswith("Unschedulable: its PersistentVolumeClaim has no volume yet: ")
 
     def test_in_the_words_of_the_cluster_where_those_are_new(self) -> None:
         assert unschedulable("something else") == "Unschedulable: something else"

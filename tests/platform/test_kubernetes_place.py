@@ -159,6 +159,13 @@ class TestAKubeconfig:
         with pytest.raises(CalibanError, match=r"the context 'a' of .*/k can't be used: "):
             kubeconfig.configuration(place)
 
+    def test_that_has_lost_the_context_since_is_said(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "k", "a", "b", current="a")
+        place = kubeconfig.place("", str(file), "", {})
+        write(file, "b", current="b")
+        with pytest.raises(CalibanError, match=r"/k has no context 'a' any more"):
+            kubeconfig.configuration(place)
+
     @pytest.mark.parametrize(
         ("command", "said"), [("no-such-program", "no-such-program"), ("false", "returned 1")]
     )

@@ -116,8 +116,11 @@ def test_a_region_out_of_reach_is_told_and_nothing_of_it_overwritten(
         Status.SUCCEEDED
     }
     said = capsys.readouterr().err
-    assert "not for you" in said
-    assert "; 3 of the jobs are shown as last known" in said
+    assert said.count("not for you") == 1
+    assert "; 3 of the jobs are shown as last known\n" in said
+    # What to do about it, once for the place and not for each job.
+    assert said.count("roles/aiplatform.user") == 1
+    assert said.count("'caliban stop --give_up' gives them up") == 1
 
 
 def test_a_platform_that_cannot_be_opened_is_told(
@@ -125,7 +128,7 @@ def test_a_platform_that_cannot_be_opened_is_told(
 ) -> None:
     class Closed(Backends):
         def of(self, platform: str) -> VertexBackend:
-            raise CalibanError("no credentials for Google Cloud were found")
+            raise CalibanError("no credentials for Google Cloud were found", "Log in.")
 
     submit(2)
     assert not refresh.refresh(store, open_ones(store), Closed({}))
@@ -133,6 +136,8 @@ def test_a_platform_that_cannot_be_opened_is_told(
     assert capsys.readouterr().err == (
         "warning: no credentials for Google Cloud were found; "
         "2 of the jobs are shown as last known\n"
+        "Log in.\n"
+        "Should they never be reached again, 'caliban stop --give_up' gives them up.\n"
     )
 
 

@@ -62,6 +62,7 @@ def test_what_cannot_be_asked_is_told_and_stays_open(
     assert stopped.asked == stopped.cancelled == set()
     assert set(stopped.lost) == {job.uid for job in jobs}
     assert all("not for you" in why for why in stopped.lost.values())
+    assert next(iter(stopped.hints)).startswith("Your account needs a role there: ")
     assert {job.outcome.status for job in jobs_of(store)} == {Status.SUBMITTED}
     assert states(cloud) == {jobs[0].uid: "RUNNING"}
 

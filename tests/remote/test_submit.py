@@ -143,7 +143,7 @@ def test_a_cloud_that_is_out_of_order_gets_no_more(
     sent = send(backends, store, record(backends, store, wanted(100)))
     assert isinstance(sent.problem, UnknownOutcomeError)
     assert len(sent.handles) == 0
-    assert len(cloud.server.calls(CREATE)) <= 2 * 8
+    assert len(cloud.server.calls(CREATE)) <= 2 * VertexBackend.AT_A_TIME
     assert {job.outcome.status for job in jobs_of(store)} == {Status.SUBMITTED}
 
 
@@ -246,8 +246,13 @@ class TestGoingOn:
 
 class TestStopping:
     def test_what_somebody_stops_before_it_was_sent_is_not_sent(
-        self, cloud: GoogleCloud, backends: Backends, store: HistoryStore
+        self,
+        cloud: GoogleCloud,
+        backends: Backends,
+        store: HistoryStore,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(VertexBackend, "AT_A_TIME", 8)
         jobs = record(backends, store, wanted(40))
         cloud.faults.add(CREATE, faults.slow(0.4))
         last = [job.uid for job in jobs[-10:]]
@@ -318,7 +323,26 @@ class TestInterruption:
         # The first was on its way; a second ^C doesn't wait for it.
         assert len(sent.handles) == (1 if signals == 1 else 0)
         assert len([job for job in jobs_of(store) if job.handle]) == len(sent.handles)
-        assert told.notes == ["Waiting for what is being sent; ^C again doesn't."]
+        assert told.notes == ["Waiting for answers that are due; ^C again doesn't."]
+
+    def test_ends_the_search_for_what_was_sent_before(
+        self, cloud: GoogleCloud, patient: Backends, store: HistoryStore
+    ) -> None:
+        record(patient, store, wanted(3))
+        disown(store)
+        pending = dispatch.again(patient.of("vertex"), store, jobs_of(store))
+        cloud.faults.add(LIST, Fault(status=429, retry_after=60))
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        began = real.monotonic()
+        with Interruption() as interruption:
+            timer.start()
+            submitter = Submitter(patient.of("vertex"), store, Told(), interruption, patient.waits)
+            sent = submitter.run([*pending.jobs])
+        assert real.monotonic() - began < 5
+        assert sent.is_interrupted
+        assert sent.problem is None
+        assert len(pending.jobs) == 3
+        assert cloud.vertex.jobs == []
 
 
 def test_a_job_belongs_to_who_records_it_until_it_is_there(

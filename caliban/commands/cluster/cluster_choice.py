@@ -134,7 +134,8 @@ def opened(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterator
     settings = config.load(Path.cwd())
     project = _project(args, environment, settings)
     found = key(args, environment, settings)
-    session = Session(google.access(found, environment).credentials)
+    access = google.access(found, environment)
+    session = Session(access.credentials, login=access.remedy)
     try:
         yield Project(project, session, GKE(session, environment), found)
     finally:

@@ -12,11 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
 from caliban.commands.cluster import cluster_choice
 from caliban.errors import CalibanError
 from caliban.platform.gke.clusters import Cluster
+
+if TYPE_CHECKING:
+    from caliban.history.store import HistoryStore
+    from caliban.model.job import Job
 
 # Namespaces whose jobs are the cluster's own.
 _SYSTEM = ("kube-", "gke-", "gmp-")
@@ -55,7 +60,35 @@ def run(args: argparse.Namespace) -> int:
             title = f"deleting the cluster {cluster.name} in {cluster.location}"
             progress.see_through(project.gke, cluster, operation, title, "deletion")
     terminal.result(f"deleted cluster {cluster.name} in {cluster.location}")
+    _give_up(cluster)
     return 0
+
+
+def _give_up(cluster: Cluster) -> None:
+    """Records of the jobs that were open on a cluster that nobody can be asked about them."""
+    from caliban import launch
+    from caliban.remote import giving_up
+
+    with launch.open_history() as store:
+        jobs = _open_jobs(store, cluster)
+        giving_up.give_up(store, jobs, {job.uid: "its cluster was deleted" for job in jobs})
+    if jobs:
+        terminal.note(
+            f"{launch.count_of_jobs(len(jobs))} of yours had not ended: given up, and 'caliban "
+            "resubmit' runs such jobs again"
+        )
+
+
+def _open_jobs(store: HistoryStore, cluster: Cluster) -> list[Job]:
+    """The open jobs of the history that are on a cluster."""
+    from caliban.platform.kubernetes.place import Place
+
+    on_it = Place.on_gke(cluster.project, cluster.location, cluster.name).cluster
+    return [
+        job
+        for job in store.open_jobs(flags.user_name())
+        if job.handle is not None and job.handle.target.startswith(f"{on_it}/")
+    ]
 
 
 def _running(cluster: Cluster, key: str) -> Iterator[str]:
@@ -67,6 +100,7 @@ def _running(cluster: Cluster, key: str) -> Iterator[str]:
         terminal.warn(f"{cluster.name} can't be asked what runs there: {error.message}")
         lines = list(recorded.values())
     else:
+        _bring_up_to_date(cluster, key)
         lines = [
             recorded.get(name, f"Job {name} of the namespace {namespace}")
             for namespace, name in found
@@ -80,19 +114,24 @@ def _running(cluster: Cluster, key: str) -> Iterator[str]:
         yield f"    ... and {len(rest)} more"
 
 
+def _bring_up_to_date(cluster: Cluster, key: str) -> None:
+    """Records how jobs on a cluster have ended, and what they have said, while that is there."""
+    from caliban import launch
+    from caliban.remote import refresh
+    from caliban.remote.backends import Backends
+
+    with launch.open_history() as store, Backends(os.environ, key) as backends:
+        refresh.refresh(store, _open_jobs(store, cluster), backends)
+
+
 def _recorded(cluster: Cluster) -> dict[str, str]:
     """The open jobs of the history that are on a cluster: by the name of each there, a line."""
     from caliban import launch
     from caliban.commands import job_lines
-    from caliban.platform.kubernetes.place import Place
 
-    on_it = Place.on_gke(cluster.project, cluster.location, cluster.name).cluster
     with launch.open_history() as store:
-        return {
-            job.handle.id: job_lines.line(job)
-            for job in store.open_jobs(flags.user_name())
-            if job.handle is not None and job.handle.target.startswith(f"{on_it}/")
-        }
+        jobs = _open_jobs(store, cluster)
+    return {job.handle.id: job_lines.line(job) for job in jobs if job.handle}
 
 
 def _unfinished(cluster: Cluster, key: str) -> list[tuple[str, str]]:

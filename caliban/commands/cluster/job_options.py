@@ -78,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Run as root, for images that need it. By default, the jobs are a user without "
         "privileges.",
     )
+    parser.add_argument(
+        "--output",
+        metavar="pvc:CLAIM[/PATH]",
+        help="Keep what each job writes into the directory that $CALIBAN_OUTPUT names inside the "
+        "container, in a PersistentVolumeClaim of the namespace, as PATH/GROUP/JOB.",
+    )
     parser.add_argument("--queue", metavar="NAME", help="Queue of Kueue that the jobs wait in.")
     parser.add_argument(
         "--max_retries",

@@ -15,7 +15,7 @@ from caliban.commands.cluster import job_options, manifest_files, place_choice
 from caliban.errors import Problems, UsageError
 
 if TYPE_CHECKING:
-    from caliban.commands.experiment_choice import Experiments
+    from caliban.commands.experiment_choice import Experiments, Work
     from caliban.commands.image_choice import ImageChoice
     from caliban.commands.image_publication import JobImage, Publication
     from caliban.model.job import JobRequest
@@ -39,6 +39,8 @@ class Wishes:
       place: where the jobs run; None if Google has yet to be asked.
       export: the file that they are written to; None if they are submitted.
       tracking: where the runs of the jobs are kept; None for nowhere.
+      output: the folder below which each job has one of its own to write to, see storage; "" for
+        none.
     """
 
     args: argparse.Namespace
@@ -50,6 +52,7 @@ class Wishes:
     place: Place | None
     export: Path | None
     tracking: TrackingPlace | None = None
+    output: str = ""
 
     @functools.cached_property
     def is_gke(self) -> bool:
@@ -148,8 +151,12 @@ class Wishes:
         return launch.requests(self.experiments, image.reference, group, settings)
 
 
-def understand(args: argparse.Namespace) -> Wishes:
+def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
     """Reads the command line and the files that it names; all that is wrong is told at once.
+
+    Args:
+      args: the command line.
+      work: what the jobs do, if neither the command line nor the project's files say it.
 
     Raises:
       UsageError: with all that is wrong.
@@ -161,12 +168,17 @@ def understand(args: argparse.Namespace) -> Wishes:
         job_labels,
         tracking_choice,
     )
+    from caliban.platform.kubernetes import storage
 
     problems = Problems()
     around = image_choice.surroundings(args, problems)
-    around = around._replace(mode=job_options.mode(args, around.mode))
-    choice = image_choice.choose_in(around, args, problems)
-    experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
+    choice, experiments = (work.image, work.experiments) if work else (None, None)
+    if work is None:
+        around = around._replace(mode=job_options.mode(args, around.mode))
+        choice = image_choice.choose_in(around, args, problems)
+        experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
+    if experiments:
+        problems.attempt(functools.partial(experiment_choice.check_text, experiments), None)
     labels = job_labels.choose(args.label, problems)
     export = problems.attempt(
         lambda: manifest_files.check_export(args.export) if args.export else None, None
@@ -183,12 +195,15 @@ def understand(args: argparse.Namespace) -> Wishes:
         place = problems.attempt(lambda: place_choice.of_kubeconfig(args, os.environ), None)
     is_gke = place is None or place_choice.is_known_as_gke(place)
     accelerators = job_options.accelerators(args, is_gke, problems)
+    output = problems.attempt(lambda: storage.understand(args.output), "")
     problems.attempt(lambda: _check_words(args), None)
     wishes = None
     if choice and experiments and publication:
         tracking = problems.attempt(functools.partial(tracking_choice.of_choice, choice), None)
         wishes = Wishes(
-            *(args, choice, experiments, labels, accelerators, publication, place, export, tracking)
+            *(args, choice, experiments, labels, accelerators, publication, place, export),
+            tracking=tracking,
+            output=output,
         )
         if is_on_gke or place:
             problems.attempt(wishes.check, None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from caliban import flag_types, terminal
 from caliban.commands.cluster import place_choice
+from caliban.errors import UsageError
 from caliban.model.job import Outcome, Status, duration
 from caliban.model.labels import UID
 from caliban.platform.kubernetes import labels, manifest, outcome
@@ -52,18 +53,35 @@ class Namespace:
     _backend: KubernetesBackend
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The jobs, the newest last."""
-        return sorted(self._backend.jobs(self.target, self.selector), key=_age)
+        """The jobs, the newest last.
+
+        Raises:
+          UsageError: the cluster has no such namespace.
+        """
+        return self._sorted(self._backend.jobs(self.target, self.selector))
 
     def events(
         self, found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]
-    ) -> dict[str, list[str]]:
-        """Why some of the jobs have no pod, by their names."""
+    ) -> dict[str, list[outcome.Event]]:
+        """Why some of the jobs have no pod, or that one no volume, by their names."""
         return self._backend.events(self.target, found, _by_job(pods))
 
     def pods(self) -> list[dict[str, Any]]:
-        """The pods, the newest last."""
-        return sorted(self._backend.pods(self.target, self.selector), key=_age)
+        """The pods, the newest last.
+
+        Raises:
+          UsageError: the cluster has no such namespace.
+        """
+        return self._sorted(self._backend.pods(self.target, self.selector))
+
+    def _sorted(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        # A namespace that isn't there has nothing in it, too.
+        if not found and not self._backend.has_namespace(self.target):
+            raise UsageError(
+                f"the cluster has no namespace {self.name}",
+                "'kubectl get namespaces' lists those that there are.",
+            )
+        return sorted(found, key=_age)
 
 
 def _age(thing: Mapping[str, Any]) -> tuple[str, str]:
@@ -95,7 +113,7 @@ def opened(args: argparse.Namespace) -> Iterator[Namespace]:
 def jobs(
     found: Sequence[Mapping[str, Any]],
     pods: Sequence[Mapping[str, Any]],
-    events: Mapping[str, Sequence[str]],
+    events: Mapping[str, Sequence[outcome.Event]],
 ) -> list[dict[str, Any]]:
     """What there is to say of jobs, as JSON.
 

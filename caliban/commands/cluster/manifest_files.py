@@ -11,6 +11,7 @@ from typing import Any
 from caliban import document
 from caliban.errors import UsageError
 from caliban.model.labels import UID
+from caliban.platform.kubernetes import storage
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -117,6 +118,7 @@ def to_export(body: Mapping[str, Any], own: Sequence[str]) -> dict[str, Any]:
         for kind in ("labels", "annotations"):
             for key in own:
                 each.get(kind, {}).pop(key, None)
+    storage.named_by_job(job)
     return job
 
 

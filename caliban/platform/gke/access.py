@@ -14,7 +14,7 @@ from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError
 from caliban.platform.gke.clusters import GKE, Cluster, problem
 
 if TYPE_CHECKING:
-    from google.auth.credentials import Credentials
+    from caliban.platform.google import Access
 
 # Seconds for an answer of Google's when a token is asked for.
 _PATIENCE = 20
@@ -62,8 +62,8 @@ def connection(
     from caliban.platform import google
     from caliban.platform.rest import Session
 
-    credentials = google.access(cloud_key, environment).credentials
-    session = Session(credentials)
+    access = google.access(cloud_key, environment)
+    session = Session(access.credentials, login=access.remedy)
     cluster = Cluster(project, location, name)
     try:
         found = GKE(session, environment).cluster(cluster)
@@ -79,7 +79,7 @@ def connection(
     finally:
         session.close()
     server, certificate, hint = way(cluster, found)
-    return Connection(server, certificate, _Token(credentials), hint)
+    return Connection(server, certificate, _Token(access), hint)
 
 
 def way(cluster: Cluster, found: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -159,10 +159,10 @@ def _certificate(cluster: Cluster, found: Mapping[str, Any]) -> str:
 class _Token:
     """Gives an access token, and gets a new one before it expires; for several threads."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, access: Access) -> None:
         from google.auth.transport.requests import Request
 
-        self._credentials = credentials
+        self._credentials, self._remedy = access.credentials, access.remedy
         self._request = functools.partial(Request(), timeout=_PATIENCE)
         self._lock = threading.Lock()
 
@@ -179,7 +179,7 @@ class _Token:
                 except GoogleAuthError as error:
                     raise RefusedError(
                         f"Google gives no access token any more: {error}",
-                        "Log in again: gcloud auth application-default login",
+                        self._remedy,
                         401,
                     ) from None
             return str(self._credentials.token)

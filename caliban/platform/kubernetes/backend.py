@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,17 @@ from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.model.labels import UID
 from caliban.platform import targets
 from caliban.platform.base import Links, Particulars, RemoteBackend
-from caliban.platform.kubernetes import hardware, identity, labels, manifest, outcome, particulars
+from caliban.platform.kubernetes import (
+    claims,
+    hardware,
+    identity,
+    labels,
+    manifest,
+    outcome,
+    particulars,
+    storage,
+    survey,
+)
 from caliban.platform.kubernetes.place import NAME, Place
 from caliban.platform.quota import Clock
 
@@ -25,17 +34,12 @@ if TYPE_CHECKING:
 # Seconds after which a cluster that doesn't answer is left out.
 _PATIENCE = 20.0
 
-# How many jobs are asked for by their uids; more are found among all that there are.
-_FEW = 100
-
-# Seconds that a job without a pod is left alone: it takes the cluster a moment to make one.
-_POD_COMES = datetime.timedelta(seconds=30)
-
 # Lists of objects without anything but their names and labels.
 _NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
-# Since when clusters know podFailurePolicy without being told to.
+# Since when clusters know podFailurePolicy, and sidecars, without being told to.
 _FAILURE_POLICY = (1, 26)
+_SIDECARS = (1, 29)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Server:
     def failure_policy(self) -> bool:
         """Whether it knows podFailurePolicy."""
         return self.version >= _FAILURE_POLICY
+
+    @property
+    def sidecars(self) -> bool:
+        """Whether containers beside a job may go on until that has ended."""
+        return self.version >= _SIDECARS
 
 
 class KubernetesBackend(RemoteBackend):
@@ -99,6 +108,10 @@ class KubernetesBackend(RemoteBackend):
         """See particulars.of."""
         return particulars.of(submission)
 
+    def with_variables(self, submission: Submission, variables: Mapping[str, str]) -> Submission:
+        """See manifest.with_variables."""
+        return manifest.with_variables(submission, variables)
+
     def locate(self, target: str) -> None:
         """Finds out which cluster a context of a kubeconfig leads to, if that can be told now."""
         # On GKE the name is all of it: a new cluster of the same name has none of the old jobs.
@@ -136,6 +149,20 @@ class KubernetesBackend(RemoteBackend):
         is_gke = "-gke." in str(found.get("gitVersion", "")) or bool(Place.parse(target).gke)
         return Server((digits[0], digits[1]), is_gke)
 
+    def has_namespace(self, target: str) -> bool:
+        """Whether the namespace of a place is there, as far as the user may see that.
+
+        Raises:
+          CalibanError: the cluster can't be asked.
+        """
+        try:
+            self.get(target, f"/api/v1/namespaces/{Place.parse(target).namespace}")
+        except RefusedError as error:
+            if error.status not in (403, 404):
+                raise
+            return error.status == 403
+        return True
+
     def gpu_products(self, target: str, kind: str) -> tuple[str, ...]:
         """The products of a cluster's nodes that are GPUs of a type, see hardware.matching.
 
@@ -165,15 +192,34 @@ class KubernetesBackend(RemoteBackend):
             )
         return found
 
-    def check(self, submission: Submission) -> None:
+    def check(self, submission: Submission) -> list[dict[str, Any]]:
         """Has the cluster go through all that it does to make a job, but for making it.
 
+        Returns:
+          See `check_claims`.
+
         Raises:
+          UsageError: see `check_claims`.
           RefusedError: it would not be made; the message says why.
           CalibanError: the cluster can't be asked.
         """
         connection, path = self._jobs(submission.target)
         connection.create(path, submission.payload["body"], {"dryRun": "All"})
+        return self.check_claims(submission)
+
+    def check_claims(self, submission: Submission) -> list[dict[str, Any]]:
+        """Sees to it that the claims that a job mounts are there; without, it would wait for ever.
+
+        Returns:
+          Those that the user may see.
+
+        Raises:
+          UsageError: one is not there, or can't be written to.
+          CalibanError: the cluster can't be asked.
+        """
+        place = Place.parse(submission.target)
+        names = storage.claims(submission.payload["body"])
+        return claims.find(self._connection(submission.target), place, names)
 
     def submit(self, submission: Submission, is_new: bool = False) -> Handle:
         """Makes a Job. A cluster takes a name once, so it is one Job, however often it is called.
@@ -219,7 +265,11 @@ class KubernetesBackend(RemoteBackend):
 
         The jobs of a cluster that can't be asked just now are UNKNOWN; the reason says why.
         """
-        return targets.outcomes(handles, self._outcomes, _PATIENCE)
+
+        def ask(target: str, names: Sequence[str]) -> dict[str, Outcome]:
+            return survey.outcomes(self._connection(target), Place.parse(target), names)
+
+        return targets.outcomes(handles, ask, _PATIENCE)
 
     def stop(self, handle: Handle) -> None:
         """Deletes a Job, whose process gets SIGTERM, and SIGKILL later; one that is gone, is gone.
@@ -290,8 +340,7 @@ class KubernetesBackend(RemoteBackend):
         Raises:
           CalibanError: they can't be listed.
         """
-        connection, path = self._jobs(target)
-        return connection.items(path, {"labelSelector": selector})
+        return survey.jobs(self._connection(target), Place.parse(target), selector)
 
     def pods(self, target: str, selector: str = labels.OURS) -> list[dict[str, Any]]:
         """The pods of a place that a selector selects.
@@ -299,51 +348,16 @@ class KubernetesBackend(RemoteBackend):
         Raises:
           CalibanError: they can't be listed.
         """
-        return self.items(target, self._pods_path(target), {"labelSelector": selector})
-
-    def _outcomes(self, target: str, names: Sequence[str]) -> dict[str, Outcome]:
-        """What became of jobs of one place."""
-        selector = labels.OURS
-        if len(names) <= _FEW:
-            selector = labels.of_jobs([manifest.uid_of(name) for name in names])
-        wanted = set(names)
-        # The Jobs first: what is said of the pods of one that has ended doesn't change any more.
-        jobs = [job for job in self.jobs(target, selector) if job["metadata"]["name"] in wanted]
-        pods: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for pod in self.pods(target, selector):
-            pods[pod["metadata"]["labels"].get("job-name", "")].append(pod)
-        events = self.events(target, jobs, pods)
-        return {
-            (name := job["metadata"]["name"]): outcome.outcome(
-                job, pods[name], events.get(name, ())
-            )
-            for job in jobs
-        }
+        return survey.pods(self._connection(target), Place.parse(target), selector)
 
     def events(
         self,
         target: str,
         jobs: Sequence[Mapping[str, Any]],
         pods: Mapping[str, Sequence[Mapping[str, Any]]],
-    ) -> dict[str, list[str]]:
-        """Why Jobs have no pod, as their events say; asked for only if there are such Jobs."""
-        before = datetime.datetime.now(datetime.UTC) - _POD_COMES
-        if not any(
-            outcome.waits_for_pod(job, pods.get(job["metadata"]["name"], ()))
-            and datetime.datetime.fromisoformat(job["metadata"]["creationTimestamp"]) < before
-            for job in jobs
-        ):
-            return {}
-        place = Place.parse(target)
-        query = {"fieldSelector": "involvedObject.kind=Job,reason=FailedCreate"}
-        try:
-            listed = self.items(target, f"/api/v1/namespaces/{place.namespace}/events", query)
-        except RefusedError:
-            return {}  # without the right to see them, there is no reason to be shown
-        found: dict[str, list[str]] = defaultdict(list)
-        for event in sorted(listed, key=lambda each: each.get("lastTimestamp") or ""):
-            found[event["involvedObject"]["name"]].append(str(event.get("message", "")))
-        return found
+    ) -> dict[str, list[outcome.Event]]:
+        """See survey.events."""
+        return survey.events(self._connection(target), Place.parse(target), jobs, pods)
 
     def _connection(self, target: str) -> Connection:
         """The connection to the cluster of a place.
@@ -367,7 +381,3 @@ class KubernetesBackend(RemoteBackend):
         """The Jobs of a place: how to reach them, and where they are."""
         namespace = Place.parse(target).namespace
         return self._connection(target), f"/apis/batch/v1/namespaces/{namespace}/jobs"
-
-    @staticmethod
-    def _pods_path(target: str) -> str:
-        return f"/api/v1/namespaces/{Place.parse(target).namespace}/pods"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import shlex
 import ssl
 import threading
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from kubernetes.client import Configuration
     from urllib3 import BaseHTTPResponse
 
+# The client's modules import one another: two threads that import it at a time wait for each other,
+# or see a half of it.
+_IMPORTING = threading.Lock()
+
 # How many threads may have a connection each.
 _THREADS = 32
 
@@ -34,6 +39,9 @@ _LONGEST_WAIT = 30.0
 
 # Answers after which the same request may succeed later.
 _LATER = (429, 500, 502, 503, 504)
+
+# What an answer says of a user who may not do something.
+_FORBIDDEN = re.compile(r'cannot (?P<verb>\w+) resource "(?P<kind>[\w./-]+)"')
 
 # Objects of a list that come with one request. Jobs that have ended stay in the cluster until
 # somebody deletes them, and all of them take one request as long as they are no more than these.
@@ -57,7 +65,8 @@ class Connection:
         Raises:
           CalibanError: nobody knows how.
         """
-        from kubernetes.client import ApiClient
+        with _IMPORTING:
+            from kubernetes.client import ApiClient
 
         self._place = place
         self._clock = clock
@@ -322,8 +331,10 @@ def _hint(status: int, said: str, place: Place) -> str:
             f"('{command} describe quota --namespace {place.namespace}')."
         )
     if status == 403:
+        match = _FORBIDDEN.search(said)
+        what = f"{match['verb']} {match['kind']}" if match else "create jobs"
         return (
-            f"Ask the cluster's administrator for the right: '{command} auth can-i create jobs "
+            f"Ask the cluster's administrator for the right: '{command} auth can-i {what} "
             f"--namespace {place.namespace}' tells whether you have it."
         )
     if status == 404 and said.startswith("namespaces "):

@@ -37,10 +37,7 @@ def place(context: str, path: str, namespace: str, environment: Mapping[str, str
     """
     files = _files(path, environment)
     found = _read(files)
-    contexts: dict[str, Any] = {}
-    for each in found["contexts"]:
-        # Of several of one name, the first counts.
-        contexts.setdefault(str(each.get("name")), each.get("context") or {})
+    contexts = _contexts(found)
     names = ", ".join(contexts) or "none"
     where = os.pathsep.join(map(str, files))
     chosen = context or found["current-context"]
@@ -82,11 +79,13 @@ def configuration(place: Place) -> Configuration:
         *(ConfigException, OSError, yaml.YAMLError),
         *(ValueError, KeyError, TypeError, AttributeError),
     ) as error:
+        hint = f"'kubectl --kubeconfig {file} config get-contexts' lists those that there are."
         said = " ".join(str(error).split()) or type(error).__name__
-        raise CalibanError(
-            f"the context '{place.cluster}' of {file} can't be used: {said}",
-            f"'kubectl --kubeconfig {file} config get-contexts' lists those that there are.",
-        ) from None
+        problem = f"the context '{place.cluster}' of {file} can't be used: {said}"
+        with contextlib.suppress(UsageError):  # it can't even be read
+            if place.cluster not in _contexts(_read(_split(file))):
+                problem = f"{file} has no context '{place.cluster}' any more"
+        raise CalibanError(problem, hint) from None
     url = urlsplit(found.host)
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
         raise CalibanError(
@@ -128,12 +127,23 @@ def _complaints() -> Iterator[None]:
         raise ValueError(said[-1])
 
 
+def _contexts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The contexts of kubeconfigs by their names; of several of one name, the first counts."""
+    found: dict[str, Any] = {}
+    for each in content["contexts"]:
+        found.setdefault(str(each.get("name")), each.get("context") or {})
+    return found
+
+
 def _usual() -> Path:
     return home.expand(_USUAL)
 
 
 def _files(path: str, environment: Mapping[str, str]) -> list[Path]:
-    named = path or environment.get("KUBECONFIG") or _USUAL
+    return _split(path or environment.get("KUBECONFIG") or _USUAL)
+
+
+def _split(named: str) -> list[Path]:
     return [home.expand(each).absolute() for each in named.split(os.pathsep) if each]
 
 

@@ -24,6 +24,9 @@ _PART = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _PREFIX = re.compile(rf"(?=.{{1,253}}/){_PART}(\.{_PART})*/")
 _NEGATIVE = re.compile(r"^-(?=\.?\d)")
 
+# What no label begins or ends with.
+_ENDS = "_.-"
+
 _MOST = 256
 _HASH = 12
 
@@ -33,17 +36,34 @@ def key(text: str) -> str:
 
     A prefix such as "example.com/" is kept.
     """
-    match = _PREFIX.match(text)
-    prefix = match[0] if match else ""
+    return _cut(_key(text))
+
+
+def value(text: str) -> str:
+    """Makes a label's value of any text: "0.01" stays, "-1" becomes "minus1"."""
+    return _cut(_value(text))
+
+
+def _key(text: str) -> str:
+    prefix = _prefix(text)
     found = _clean(text.removeprefix(prefix))
     if not prefix and found in _TAKEN:
         found = found.replace("-", "_")
     return prefix + found if found else ""
 
 
-def value(text: str) -> str:
-    """Makes a label's value of any text: "0.01" stays, "-1" becomes "minus1"."""
+def _value(text: str) -> str:
     return _clean(_NEGATIVE.sub("minus", text, count=1))
+
+
+def _prefix(text: str) -> str:
+    match = _PREFIX.match(text)
+    return match[0] if match else ""
+
+
+def _cut(text: str) -> str:
+    prefix = _prefix(text)
+    return prefix + text.removeprefix(prefix)[:LONGEST].rstrip(_ENDS)
 
 
 def group(name: str) -> str:
@@ -55,11 +75,10 @@ def group(name: str) -> str:
 
 
 def _clean(text: str) -> str:
-    ends = "_.-"
-    return _UNACCEPTABLE.sub("_", text).strip(ends)[:LONGEST].rstrip(ends)
+    return _UNACCEPTABLE.sub("_", text).strip(_ENDS)
 
 
-RULES = Rules(key, value, group, _MOST)
+RULES = Rules(_key, _value, _cut, group, _MOST)
 
 
 def of_group(name: str) -> str:

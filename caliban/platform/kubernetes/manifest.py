@@ -9,13 +9,14 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from caliban.model import account, tracking
-from caliban.model.image import HOME
+from caliban.model.image import HOME, OUTPUT, OUTPUT_VARIABLE
 from caliban.model.job import JobRequest, Submission
 from caliban.model.labels import GROUP, LONGEST, UID, Labels, of_job
-from caliban.platform.kubernetes import hardware, labels
+from caliban.platform.kubernetes import hardware, labels, storage
 from caliban.platform.kubernetes.options import Options
 from caliban.platform.kubernetes.place import NAME, Place
 
@@ -38,6 +39,7 @@ _ACCOUNT_NOTES = {"passwd": "caliban/passwd", "group": "caliban/group-file"}
 # Version 2 of https://github.com/GoogleCloudPlatform/cloud-sql-proxy, and where jobs find it.
 _CLOUD_SQL_PROXY = "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2"
 CLOUD_SQL_PORT = 5432
+_HEALTH_PORT = 9090
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -69,12 +71,25 @@ def plan(request: JobRequest) -> Submission:
     """Puts a job into Kubernetes' words: pure, without asking anybody.
 
     Args:
-      request: whose settings are Options.
+      request: whose settings are Options, and whose output is an address as storage has them.
     """
     options = Options.from_json(request.settings)
     make = _body if options.manifest is None else _adopted
-    payload = {"settings": request.settings, "body": make(request, options)}
+    payload: dict[str, Any] = {
+        "settings": request.settings,
+        "body": make(request, options),
+    }
+    if request.output:
+        payload["output"] = request.output
     return Submission(NAME, options.target, payload)
+
+
+def with_variables(submission: Submission, variables: Mapping[str, str]) -> Submission:
+    """The job that `plan` returned, which finds more in its environment."""
+    payload = copy.deepcopy(dict(submission.payload))
+    env = payload["body"]["spec"]["template"]["spec"]["containers"][0].setdefault("env", [])
+    env += [{"name": name, "value": _literal(value)} for name, value in variables.items()]
+    return replace(submission, payload=payload)
 
 
 def labels_of(request: JobRequest) -> Labels:
@@ -159,6 +174,8 @@ def _ending(options: Options) -> dict[str, Any]:
 
 def _pod(request: JobRequest, options: Options) -> dict[str, Any]:
     volumes = _volumes(options)
+    if request.output:
+        volumes.append(storage.volume(request.output))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": options.grace,
@@ -180,6 +197,9 @@ def _pod(request: JobRequest, options: Options) -> dict[str, Any]:
             "runAsGroup": USER,
             "fsGroup": USER,
         }
+        if request.output:
+            # A claim may hold millions of files: they get this group once, and not for each job.
+            pod["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
     if options.service_account:
         pod["serviceAccountName"] = options.service_account
     else:
@@ -200,8 +220,18 @@ def _cloud_sql_proxy(instance: str) -> dict[str, Any]:
     return {
         "name": "cloud-sql-proxy",
         "image": _CLOUD_SQL_PROXY,
-        "args": ["--port", str(CLOUD_SQL_PORT), instance],
+        "args": [
+            *("--port", str(CLOUD_SQL_PORT)),
+            *("--health-check", "--http-address", "0.0.0.0", "--http-port", str(_HEALTH_PORT)),
+            instance,
+        ],
         "restartPolicy": "Always",
+        # The job starts when this says that it is ready.
+        "startupProbe": {
+            "httpGet": {"path": "/startup", "port": _HEALTH_PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 60,
+        },
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -240,6 +270,8 @@ def _container(request: JobRequest, options: Options, volumes: list[_Volume]) ->
     variables |= dict(options.environment)
     if tracking.URI in variables:
         variables |= tracking.own_variables(request.uid)
+    if request.output:
+        variables[OUTPUT_VARIABLE] = OUTPUT
     found: dict[str, Any] = {
         "name": CONTAINER,
         "image": request.image,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from caliban.errors import UsageError
+from caliban.model import settings
 
 # Names of objects: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -115,15 +116,14 @@ class Options:
             ("a queue", (self.queue,)),
         ):
             for name in filter(None, names):
-                _check_name(kind, name)
+                check_name(kind, name)
         for name, _ in self.environment:
             if not _VARIABLE.fullmatch(name):
                 raise UsageError(f"'{name}' can't be the name of a variable in a container")
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON, without what is as usual; `from_json` reads it back."""
-        usual = Options("")
-        return {key: each for key, each in asdict(self).items() if each != getattr(usual, key)}
+        return settings.to_json(self, Options(""))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Options:
@@ -132,15 +132,15 @@ class Options:
         Raises:
           TypeError: it was not written by that.
         """
-        listed: dict[str, Any] = {
-            key: tuple(each) if isinstance(each, list) else each for key, each in value.items()
-        }
-        for key in ("labels", "environment"):
-            listed[key] = tuple((name, text) for name, text in value.get(key, ()))
-        return cls(**listed)
+        return cls(**settings.read(value, "labels", "environment"))
 
 
-def _check_name(kind: str, name: str) -> None:
+def check_name(kind: str, name: str) -> None:
+    """Sees to it that an object can have a name.
+
+    Raises:
+      UsageError: it can't.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"'{name}' can't be the name of {kind}",

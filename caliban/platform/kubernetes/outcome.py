@@ -35,15 +35,19 @@ _TIME_LIMIT = "it ran longer than its time limit"
 _EXIT = re.compile(r"failed with exit code (\d+)")
 
 
+# Kubernetes' name for an event, and its message.
+Event = tuple[str, str]
+
+
 def outcome(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[str] = ()
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Event] = ()
 ) -> Outcome:
     """What became of a job.
 
     Args:
       job: the Job.
       pods: those of it that there are; the newest counts.
-      events: what the last ones say that tell why it has no pod.
+      events: the last ones that tell why it has no pod, or that one no volume.
     """
     pod = newest(pods)
     node = str((pod or {}).get("spec", {}).get("nodeName") or "")
@@ -54,7 +58,7 @@ def _outcome(
     job: Mapping[str, Any],
     pod: Mapping[str, Any] | None,
     pods: Sequence[Mapping[str, Any]],
-    events: Sequence[str],
+    events: Sequence[Event],
 ) -> Outcome:
     condition = _condition(job, ("Complete", "Failed"))
     if condition is None:
@@ -95,8 +99,15 @@ def waits_for_pod(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> 
     return not pods and not is_final(job) and not is_suspended
 
 
+def waits_for_volume(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has a node, and may wait there for a volume of a claim."""
+    spec = pod.get("spec") or {}
+    has_claim = any("persistentVolumeClaim" in each for each in spec.get("volumes") or ())
+    return has_claim and bool(spec.get("nodeName")) and of_pod(pod) == Outcome(Status.SUBMITTED)
+
+
 def _open(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[str]
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Event]
 ) -> Outcome:
     """A job that has not ended."""
     if job.get("spec", {}).get("suspend"):
@@ -112,6 +123,8 @@ def _open(
         return Outcome(Status.RUNNING, started=found.started)
     if found.status is Status.FAILED:
         return Outcome(Status.SUBMITTED, reason=f"is started again after: {found.reason}")
+    if found.status is Status.SUBMITTED and not found.reason:
+        return Outcome(Status.SUBMITTED, reason=waiting.of_events(events))
     return found
 
 

@@ -24,6 +24,11 @@ _WAITING = {
 # What a scheduler says of nodes that won't do.
 _NODES = re.compile(r"0/(?P<all>\d+) nodes are available: (?P<why>.+)", re.DOTALL)
 _LACK = re.compile(r"Insufficient (\S+)")
+_NO_CLAIM = re.compile(r'persistentvolumeclaim "(?P<name>[^"]+)" not found')
+_NO_VOLUME = "unbound immediate PersistentVolumeClaims"
+
+# The events of a pod that waits for a volume.
+OF_VOLUMES = ("FailedMount", "FailedAttachVolume")
 
 _NAMES = {GPU: "GPUs", TPU: "TPUs", "cpu": "CPUs", "memory": "memory"}
 
@@ -52,22 +57,33 @@ def of_pod(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def of_events(messages: Sequence[str]) -> str:
-    """Why a job has no pod, by what the last events say of it; "" if they say nothing."""
-    if not messages:
+def of_events(events: Sequence[tuple[str, str]]) -> str:
+    """Why a job has no pod, or that pod no volume, by its last events; "" if they say nothing.
+
+    Args:
+      events: Kubernetes' name for each, and its message.
+    """
+    if not events:
         return ""
-    said = _line(messages[-1])
+    reason, said = events[-1][0], _line(events[-1][1])
+    if reason in OF_VOLUMES:
+        return f"{reason}: its volume can't be had: {said}"
     match = re.search(r"exceeded quota: (?P<quota>\S+), requested: (?P<what>.*)", said)
     if match:
         return (
             f"FailedCreate: the quota '{match['quota']}' of the namespace is used up (requested: "
             f"{match['what']}); it goes on when other jobs have ended"
         )
-    return f"FailedCreate: {said}"
+    return f"{reason}: {said}"
 
 
 def _unschedulable(said: str, pod: Mapping[str, Any]) -> str:
     """What nodes lack, and what to do."""
+    # Nodes have nothing to do with these, although some versions count them all the same.
+    if claim := _NO_CLAIM.search(said):
+        return f"its PersistentVolumeClaim '{claim['name']}' is not there"
+    if _NO_VOLUME in said:
+        return "its PersistentVolumeClaim has no volume yet: 'kubectl describe pvc' tells why"
     match = _NODES.match(said)
     if not match:
         return said

@@ -19,12 +19,12 @@ into files that `kubectl create -f` and `caliban cluster job submit_file` take.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
 from caliban.commands.cluster import job_options, manifest_files, place_choice
-from caliban.errors import UsageError
 
 if TYPE_CHECKING:
     from caliban.commands.cluster.job_wishes import Wishes
@@ -74,12 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resume:
         return _resume(args)
-    if args.module is None:
-        raise UsageError(
-            "no module is named",
-            "caliban cluster job submit trainer.train, or caliban cluster job submit --resume "
-            "GROUP, for example.",
-        )
+    flags.check_module(args.module, "caliban cluster job submit")
     wishes = job_wishes.understand(args).located()
     job_labels.tell(wishes.label_notes())
     if args.dry_run:
@@ -105,13 +100,16 @@ def _print_jobs(wishes: Wishes) -> int:
     """Prints what would be submitted; neither the engine nor the cluster is asked."""
     from caliban import launch
     from caliban.commands import image_publication
+    from caliban.platform import outputs
     from caliban.platform.kubernetes import manifest
 
     image = image_publication.planned(wishes.publication, wishes.choice.plan)
     options = wishes.options(wishes.resources(wishes.is_gke), wishes.is_gke)
     group = wishes.args.xgroup or _NEW_GROUP
+    output = f"{outputs.group_address(wishes.output, group)}/JOB" if wishes.output else ""
     bodies = [
-        manifest.plan(request).payload["body"] for request in wishes.requests(options, image, group)
+        manifest.plan(replace(request, output=output)).payload["body"]
+        for request in wishes.requests(options, image, group)
     ]
     terminal.result(manifest_files.as_yaml(bodies).rstrip())
     jobs = launch.count_of_jobs(len(bodies))
