@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from caliban import result_file
 from caliban.errors import UsageError
 
 FORMAT = "caliban-experiments"
@@ -74,25 +75,18 @@ def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | P
     Raises:
       UsageError: it cannot be written, or there is too much to say for one file.
     """
-    partial = path.with_name(f".{path.name}.part")
-    try:
+    with result_file.writing(path) as stream:
         listed = [_entry(name, parts[name]) for name in sorted(parts)]
         whole = {"format": FORMAT, "version": VERSION, **manifest, "parts": listed}
         text = f"{json.dumps(whole, indent=1, sort_keys=True)}\n".encode()
         if len(text) > _LARGEST_MANIFEST or _values(text) > _MOST_VALUES:
             raise UsageError(f"cannot write {path}: the group has too many jobs for one file")
         digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
-        with partial.open("wb") as stream:
-            _put(stream, DIGEST, f"{digest}\n".encode())
-            _put(stream, MANIFEST, text)
-            for each in listed:
-                _put(stream, each["name"], parts[each["name"]])
-            stream.write(_END)
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        _put(stream, DIGEST, f"{digest}\n".encode())
+        _put(stream, MANIFEST, text)
+        for each in listed:
+            _put(stream, each["name"], parts[each["name"]])
+        stream.write(_END)
     return digest
 
 

@@ -6,10 +6,11 @@ import contextlib
 import enum
 import hashlib
 import io
+import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,11 +51,20 @@ class SourceFile:
     @property
     def recorded(self) -> str:
         """What stands for it; a record has the beginning, see docker.image.inputs."""
-        if self.kind is Kind.FOLDER:
-            return _FOLDER
-        digest = hashlib.sha256(self.content).hexdigest()
-        mode = 0o777 if self.kind is Kind.PROGRAM else 0o666
-        return f"{_LINK}{digest}" if self.kind is Kind.LINK else f"{mode:o} {digest}"
+        return recorded(self.kind, hashlib.sha256(self.content).hexdigest())
+
+
+def recorded(kind: Kind, digest: str) -> str:
+    """What stands for a file.
+
+    Args:
+      kind: of the file.
+      digest: of its content, as hexadecimal digits of the SHA-256.
+    """
+    if kind is Kind.FOLDER:
+        return _FOLDER
+    mode = 0o777 if kind is Kind.PROGRAM else 0o666
+    return f"{_LINK}{digest}" if kind is Kind.LINK else f"{mode:o} {digest}"
 
 
 def leads_out(links: Mapping[str, str], name: str) -> bool:
@@ -84,7 +94,13 @@ def leads_out(links: Mapping[str, str], name: str) -> bool:
     return False
 
 
-def find(files: Mapping[str, str], project: Path, image: str, engine: Engine) -> list[SourceFile]:
+def find(
+    files: Mapping[str, str],
+    project: Path,
+    image: str,
+    engine: Engine,
+    others: Iterable[SourceFile] = (),
+) -> list[SourceFile]:
     """The files of a record, each as it was.
 
     Args:
@@ -92,11 +108,12 @@ def find(files: Mapping[str, str], project: Path, image: str, engine: Engine) ->
       project: the directory that they were in.
       image: that has a copy of them, perhaps.
       engine: that has the image, perhaps.
+      others: files from elsewhere, of which some may be as they were.
 
     Raises:
       UsageError: some are nowhere any more as they were; the message names them.
     """
-    found = _unchanged(files, _of_project(project, files))
+    found = _unchanged(files, itertools.chain(_of_project(project, files), others))
     if changed := files.keys() - found.keys():
         found |= _unchanged({name: files[name] for name in changed}, _of_image(engine, image))
     # What has to be there and is not read is sent to the builder empty.
@@ -113,7 +130,7 @@ def find(files: Mapping[str, str], project: Path, image: str, engine: Engine) ->
     return [found[name] for name in sorted(found)]
 
 
-def _unchanged(files: Mapping[str, str], there: Iterator[SourceFile]) -> dict[str, SourceFile]:
+def _unchanged(files: Mapping[str, str], there: Iterable[SourceFile]) -> dict[str, SourceFile]:
     return {
         each.path: each
         for each in there

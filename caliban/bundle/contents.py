@@ -6,14 +6,14 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from caliban import __version__, joblog
-from caliban.bundle import code
+from caliban.bundle import code, extraction
 from caliban.bundle.code import Kind, SourceFile, leads_out
 from caliban.docker.engine import Engine
 from caliban.docker.image import dockerfile, keys
@@ -76,7 +76,7 @@ def gather(
     if still_open := [job.id for job in jobs if not job.outcome.status.is_final]:
         raise UsageError(f"these jobs have not ended yet: {_numbers(still_open)}")
     found = Contents({"caliban": __version__, "group": group})
-    paths: dict[str, str] = {}
+    paths: dict[str, set[str]] = {}
     found.manifest["launches"] = [
         _launch(found, number, provenance, engine, paths)
         for number, (provenance, _) in enumerate(launches)
@@ -91,7 +91,11 @@ def _numbers(jobs: Sequence[int]) -> str:
 
 
 def _launch(
-    found: Contents, number: int, provenance: Provenance, engine: Engine, paths: dict[str, str]
+    found: Contents,
+    number: int,
+    provenance: Provenance,
+    engine: Engine,
+    paths: dict[str, set[str]],
 ) -> dict[str, Any]:
     """What some of the jobs ran; its long texts and the code become parts."""
     record = provenance.to_json()
@@ -99,14 +103,17 @@ def _launch(
     folder = f"launches/{number}"
     if not source.get("files"):
         raise UsageError("it is not recorded which code these jobs ran")
-    files = code.find(source.pop("files"), Path(plan["directory"]), provenance.image.id, engine)
+    project = Path(plan["directory"])
+    # Jobs that were replayed have the file in the place of a directory.
+    others = extraction.files(project) if project.is_file() else ()
+    files = code.find(source.pop("files"), project, provenance.image.id, engine, others)
     _check_links(files)
     listed = []
     for file in files:
         entry = {"path": file.path, "kind": file.kind.value}
         if file.kind is not Kind.FOLDER:
             entry["part"] = found.add_file(file.content)
-            paths.setdefault(entry["part"], file.path)
+            paths.setdefault(entry["part"], set()).add(file.path)
         listed.append(entry)
     record["code"] = listed
     text = dockerfile.render(ImagePlan.from_json(provenance.plan))
@@ -163,22 +170,23 @@ def _packed(content: bytes) -> bytes:
     return gzip.compress(content, 6, mtime=0)
 
 
-def _check(found: Contents, paths: Mapping[str, str], allowed: Sequence[str]) -> None:
+def _check(found: Contents, paths: Mapping[str, set[str]], allowed: Sequence[str]) -> None:
     """Sees to it that nothing looks like a key.
+
+    Args:
+      found: what the file would hold.
+      paths: those of the code that each part has: by a file's name it is told what may be a key.
+      allowed: what may look like one.
 
     Raises:
       UsageError: naming all that do, and not showing what is in them.
     """
-    texts = [("manifest.json", json.dumps(found.manifest).encode())]
-    for name, content in sorted(found.parts.items()):
-        assert isinstance(content, bytes)
-        text = gzip.decompress(content) if name.endswith(".gz") else content
-        texts.append((paths.get(name, name), text))
     wrong = [
         f"  {key.name}, line {key.line}: {key.what}"
-        for name, text in texts
+        for name, text, is_code in _texts(found, paths)
         if not any(fnmatchcase(name, each) for each in allowed)
-        and (key := keys.find_in(name, text, declares_all=False))
+        # In code, made-up passwords are common in URLs: it is judged as it was for the image.
+        and (key := keys.find_in(name, text, declares_all=not is_code))
     ]
     if wrong:
         more = [f"  and {len(wrong) - _TOLD} more"] if len(wrong) > _TOLD else []
@@ -186,3 +194,14 @@ def _check(found: Contents, paths: Mapping[str, str], allowed: Sequence[str]) ->
             "\n".join(["the file would hold what looks like a key:", *wrong[:_TOLD], *more]),
             "Whoever gets the file could use it. If it may be in there: --allow_key NAME",
         )
+
+
+def _texts(found: Contents, paths: Mapping[str, set[str]]) -> Iterator[tuple[str, bytes, bool]]:
+    """All that a file would hold: its name, its content, and whether it is code."""
+    yield "manifest.json", json.dumps(found.manifest).encode(), False
+    for name, content in sorted(found.parts.items()):
+        assert isinstance(content, bytes)
+        if name in paths:
+            yield from ((path, content, True) for path in sorted(paths[name]))
+        else:
+            yield name, gzip.decompress(content) if name.endswith(".gz") else content, False

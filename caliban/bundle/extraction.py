@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from caliban.bundle import recorded
 from caliban.bundle.archive import Archive
-from caliban.bundle.code import Kind, leads_out
+from caliban.bundle.code import Kind, SourceFile, leads_out
 from caliban.bundle.recorded import CodeFile, shown
 from caliban.config import FILE_NAME
 from caliban.errors import UsageError
@@ -55,6 +57,20 @@ def extract(archive: Archive, files: Sequence[CodeFile], directory: Path) -> Non
     except OSError as error:
         name = shown(str(error.filename or directory))
         raise UsageError(f"cannot write {name}: {error.strerror}") from None
+
+
+def files(path: Path) -> Iterator[SourceFile]:
+    """The code of all launches of a file; nothing if it is no file of experiments any more.
+
+    Args:
+      path: of the file.
+    """
+    with contextlib.suppress(UsageError), Archive(path) as archive:
+        for launch in recorded.read(archive).launches:
+            for each in launch.code:
+                size = archive.parts[each.part].size if each.part else 0
+                content = archive.read(each.part, size) if each.part else b""
+                yield SourceFile(each.path, each.kind, content)
 
 
 def _check_names(archive: Archive, files: Sequence[CodeFile]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from caliban.bundle import code as code_files
 from caliban.bundle.archive import MANIFEST, Archive
 from caliban.bundle.code import Kind
 from caliban.docker.image.declared import requirements
@@ -19,6 +20,7 @@ from caliban.model import experiment, module
 from caliban.model.experiment import Experiment
 from caliban.model.image import OUTPUT_VARIABLE, ImagePlan
 from caliban.model.job import Status
+from caliban.model.provenance import Image, Repository, Source
 from caliban.model.report import Metric
 
 SCHEMA = Path(__file__).parents[1] / "resources" / "bundle" / "manifest.schema.json"
@@ -27,6 +29,9 @@ SCHEMA = Path(__file__).parents[1] / "resources" / "bundle" / "manifest.schema.j
 _LONGEST_TEXT = 1 << 24
 
 _MODULE = re.compile(r"\w+(\.\w+)*")
+
+# How much of what stands for a file is recorded of it.
+_KEPT = 24
 
 # How much of a name in the file a message shows.
 _SHOWN = 60
@@ -52,26 +57,22 @@ class RecordedLaunch:
     """What jobs ran.
 
     Attributes:
-      plan: what the image held, with its lock; its directory is that of another machine.
-      image: id of the image.
-      name: of the image.
-      base_id: id of the image that it was built on.
-      base_digest: by which registries know that one; "" if they don't.
+      plan: what the image held, with its lock; it has no directory.
+      image: what it was called, by whom, and what it was built on.
       dockerfile: its text.
       experiments: part with the experiment file; "" for none.
       code: the files of the project.
+      source: what stands for those, and where they are kept.
       flags: those of the command that launched the jobs.
       variables: names of the environment variables that the jobs found.
     """
 
     plan: ImagePlan
-    image: str
-    name: str
-    base_id: str
-    base_digest: str
+    image: Image
     dockerfile: str
     experiments: str
     code: Sequence[CodeFile]
+    source: Source
     flags: Mapping[str, Any]
     variables: Sequence[str]
 
@@ -183,7 +184,9 @@ def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
     """The parts that a manifest speaks of."""
     for launch in manifest["launches"]:
         yield launch["dockerfile"]
-        yield from filter(None, (launch.get("experiments"), launch["plan"].get("lock")))
+        repository = launch["source"]["repository"] or {}
+        texts = (launch.get("experiments"), launch["plan"].get("lock"), repository.get("diff"))
+        yield from filter(None, texts)
         for each in launch["code"]:
             if each["kind"] != Kind.FOLDER.value:
                 yield each.get("part", "")
@@ -191,25 +194,51 @@ def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _launch(archive: Archive, record: Mapping[str, Any]) -> RecordedLaunch:
-    image = record["image"]
     plan = {**record["plan"], "directory": ""}
     if "lock" in plan:
         plan["lock"] = _text(archive, plan["lock"])
+    code = [
+        CodeFile(each["path"], Kind(each["kind"]), each.get("part", "")) for each in record["code"]
+    ]
     return RecordedLaunch(
         plan=_checked(archive, ImagePlan.from_json(plan)),
-        image=image["id"],
-        name=image["name"],
-        base_id=image["base_id"],
-        base_digest=image["base_digest"],
+        image=Image.from_json(record["image"]),
         dockerfile=_text(archive, record["dockerfile"]),
         experiments=record.get("experiments", ""),
-        code=[
-            CodeFile(each["path"], Kind(each["kind"]), each.get("part", ""))
-            for each in record["code"]
-        ],
+        code=code,
+        source=_source(archive, record["source"], code),
         flags=record["flags"],
         variables=record["variables"],
     )
+
+
+def _source(archive: Archive, record: Mapping[str, Any], code: Sequence[CodeFile]) -> Source:
+    """The files of a launch as its own history had them, but for what a file could make up."""
+    files = {
+        each.path: _recorded(archive, each) for each in sorted(code, key=lambda each: each.path)
+    }
+    repository = record["repository"]
+    if repository is not None:
+        texts = {key: each for key, each in repository.items() if key != "diff"}
+        if _is_printable(texts):
+            diff = _text(archive, repository["diff"]) if "diff" in repository else ""
+            repository = Repository.from_json({**texts, "diff": diff})
+        else:
+            repository = None
+    note = record["note"] if _is_printable(record["note"]) else ""
+    return Source(Source.digest_of(files), files, repository, note)
+
+
+def _is_printable(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_printable, (*value, *value.values())))
+    return str(value).isprintable()
+
+
+def _recorded(archive: Archive, file: CodeFile) -> str:
+    """What stands for a file, see code.SourceFile."""
+    digest = archive.parts[file.part].sha256 if file.part else ""
+    return code_files.recorded(file.kind, digest)[:_KEPT]
 
 
 def _text(archive: Archive, part: str) -> str:

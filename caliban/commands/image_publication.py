@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from caliban import terminal
 from caliban.config import Config
@@ -22,7 +22,6 @@ from caliban.model.image_name import ImageName
 if TYPE_CHECKING:
     from caliban.docker.cluster_images import Cluster, Local
     from caliban.docker.engine import Engine
-    from caliban.images import Images
     from caliban.platform.artifact_registry import Repository
     from caliban.platform.kubernetes.backend import KubernetesBackend
     from caliban.platform.rest import Session
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 REPOSITORY = "caliban"
 
 # What images of caliban's are called, behind what a registry's names begin with.
-_NAME = "caliban"
+NAME = "caliban"
 
-_NOT_BUILT = f"{_NAME}:not-built-yet"
+_NOT_BUILT = f"{NAME}:not-built-yet"
 
 # What jobs on Vertex AI can run, and on most clusters.
 _USUAL_PLATFORM = "linux/amd64"
@@ -53,6 +52,21 @@ class Publication:
     given: str = ""
     registry: str = ""
     is_explicit: bool = False
+
+
+class Images(Protocol):
+    """How images come to be, see caliban.images."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that has them."""
+
+    def ensure(self, plan: ImagePlan) -> tuple[ImagePlan, str]:
+        """Sees to it that there is an image of a plan; returns the plan with its lock, and its id.
+
+        Raises:
+          CalibanError: there can be none.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,8 +113,28 @@ def understand(
             )
         return Publication(given=str(ImageName.parse(image_tag.strip())))
     if image_registry:
-        return Publication(registry=image_name.registry(image_registry), is_explicit=True)
-    return Publication(registry=settings.image_registry or (default.prefix if default else ""))
+        return Publication(registry=_registry(image_registry), is_explicit=True)
+    if settings.image_registry:
+        return Publication(registry=_registry(settings.image_registry))
+    return Publication(registry=default.prefix if default else "")
+
+
+def _registry(text: str) -> str:
+    """What the names of images in a registry begin with.
+
+    Raises:
+      UsageError: they can't begin so; those in Artifact Registry have the name of a repository.
+    """
+    from caliban.platform.artifact_registry import Repository
+
+    prefix = image_name.registry(text)
+    host = prefix.partition("/")[0]
+    if host.endswith("-docker.pkg.dev") and Repository.parse(prefix) is None:
+        raise UsageError(
+            f"'{text}' names no repository of Artifact Registry",
+            f"It is like {host}/PROJECT/REPOSITORY.",
+        )
+    return prefix
 
 
 def again(image: str, settings: Config) -> Publication:
@@ -115,7 +149,7 @@ def again(image: str, settings: Config) -> Publication:
     """
     name = ImageName.parse(image)
     registry, slash, last = name.repository.rpartition("/")
-    if last != _NAME:
+    if last != NAME:
         return Publication(given=image)
     return Publication(registry=registry or settings.image_registry or "", is_explicit=bool(slash))
 
@@ -150,7 +184,7 @@ def planned(publication: Publication, plan: ImagePlan) -> JobImage:
     """
     image = expected(publication, plan)
     if not image.is_given and publication.registry:
-        name = f"{publication.registry}/{_NAME}"
+        name = f"{publication.registry}/{NAME}"
         terminal.note(f"The image would be built, and pushed to {name}.")
     elif not image.is_given:
         terminal.note("The image would be built, and loaded into the cluster if it is a local one.")
@@ -289,11 +323,7 @@ def _for_machines(plan: ImagePlan, engine: Engine, machines: Collection[str]) ->
       UsageError: the user wants one that they can't run.
     """
     if plan.platform:
-        if machines and _main_part(plan.platform) not in machines:
-            raise UsageError(
-                f"--platform {plan.platform}: the jobs' machines are {_listed(machines)}",
-                "Leave it out, or name one of those.",
-            )
+        check_platform(plan.platform, machines)
         return plan
     own, usual = engine.own_platform(), machines or (_USUAL_PLATFORM,)
     if _main_part(own) in usual:
@@ -304,6 +334,23 @@ def _for_machines(plan: ImagePlan, engine: Engine, machines: Collection[str]) ->
         f"this engine's own is {own}, so that it takes emulation. --platform names another one."
     )
     return replace(plan, platform=wanted)
+
+
+def check_platform(wanted: str, machines: Collection[str] = (_USUAL_PLATFORM,)) -> None:
+    """Sees to it that the jobs' machines can run an image for the platform that the user wants.
+
+    Args:
+      wanted: the platform; "" for any.
+      machines: theirs, Vertex AI's by default; empty if nobody knows.
+
+    Raises:
+      UsageError: they can't.
+    """
+    if wanted and machines and _main_part(wanted) not in machines:
+        raise UsageError(
+            f"--platform {wanted}: the jobs' machines are {_listed(machines)}",
+            "Leave it out, or name one of those.",
+        )
 
 
 def _check_platform(found: str, machines: Collection[str]) -> None:

@@ -7,30 +7,26 @@ containers, and those get none of your credentials.
 
   caliban replay tuning.tar
   caliban replay tuning.tar --only 1-3 --tolerance 0.01
+  caliban replay tuning.tar --on 'cloud --region europe-west4'
+  caliban replay tuning.tar --on 'cluster --context minikube'
   caliban replay tuning.tar --extract tuning
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-import tempfile
+import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flag_types, flags, home, terminal
-from caliban.errors import INTERRUPTED, UsageError
+from caliban.errors import UsageError
 
 if TYPE_CHECKING:
-    from caliban.bundle.archive import Archive
-    from caliban.bundle.recorded import Recorded, RecordedJob, RecordedLaunch
-    from caliban.commands.container_choice import ContainerChoice
-    from caliban.commands.replay_images import Prepared
-    from caliban.docker.engine import Engine
-    from caliban.model.reproduction import Tolerance
-    from caliban.platform.local import Options
+    from caliban.bundle.recorded import Recorded, RecordedJob
+    from caliban.commands.replay_platform import Platform
 
 _RANGE = re.compile(r"([1-9]\d{0,8})(?:-([1-9]\d{0,8}))?", re.ASCII)
 
@@ -59,11 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="Print the comparison as JSON.")
     parser.add_argument(
+        "--on",
+        metavar="PLATFORM",
+        help="Where the jobs run, with flags of the command that sends them there, in one string "
+        "that is split as a shell splits it: 'cloud --region europe-west4', for Vertex AI, or "
+        "'cluster --context minikube', for Kubernetes (default: on this machine).",
+    )
+    parser.add_argument(
         "--xgroup",
         type=flag_types.group_name,
         metavar="NAME",
         help="Experiment group that the jobs belong to (default: a new one). In one that is there, "
-        "only what has not succeeded with the same image is run; all of it is compared.",
+        "only what has not succeeded with the same image is run; all of it is compared. Jobs of "
+        "it that were sent elsewhere are waited for; --on sends others.",
     )
     parser.add_argument(
         "--dry_run",
@@ -118,6 +122,11 @@ def run(args: argparse.Namespace) -> int:
     from caliban.model.reproduction import Tolerance
 
     tolerance = Tolerance.parse(args.tolerance)
+    platform = None
+    if args.on is not None:
+        from caliban.commands.replay_platform import Platform
+
+        platform = Platform.parse(args)
     with Archive(home.expand(args.file)) as archive:
         archive.check()
         found = recorded.read(archive)
@@ -127,10 +136,47 @@ def run(args: argparse.Namespace) -> int:
 
             return replay_extract.extract(archive, found, home.expand(args.extract))
         jobs = _choose(args, found)
+        if args.on is None and args.xgroup and not args.dry_run and _is_elsewhere(args.xgroup):
+            from caliban.commands import replay_waiting
+
+            return replay_waiting.compare(args, archive, jobs, tolerance)
         if args.dry_run:
             return _list(found, jobs)
-        _check_wanted(args, found, jobs)
-        return _replay(args, archive, found, jobs, tolerance)
+        _check_wanted(args, platform, found, jobs)
+        if platform is None:
+            from caliban.commands import replay_here
+
+            return replay_here.run(args, archive, found, jobs, tolerance)
+        from caliban.commands import replay_elsewhere
+
+        return replay_elsewhere.run(args, platform, archive, found, jobs, tolerance)
+
+
+def again(args: argparse.Namespace, group: str, is_sent: bool = False) -> str:
+    """The command that goes on with a replay.
+
+    Args:
+      args: the command line of it.
+      group: that its jobs belong to.
+      is_sent: whether all jobs were sent elsewhere, and are to be compared only.
+    """
+    from caliban.commands import launch_record
+    from caliban.model.provenance import Provenance
+
+    given = {**launch_record.given(args, add_arguments), "xgroup": group}
+    if is_sent:
+        given.pop("on", None)
+    return shlex.join(Provenance("", args.command, given).command_line())
+
+
+def _is_elsewhere(group: str) -> bool:
+    """Whether a group is there, and jobs of it were sent elsewhere."""
+    from caliban import launch
+    from caliban.remote.backends import is_remote
+
+    with launch.open_history() as store, contextlib.suppress(UsageError):
+        return any(is_remote(job) for job in store.group_jobs(flags.user_name(), group, 1))
+    return False
 
 
 def _choose(args: argparse.Namespace, found: Recorded) -> list[RecordedJob]:
@@ -175,23 +221,29 @@ def _list(found: Recorded, jobs: Sequence[RecordedJob]) -> int:
         terminal.result(f"{job.number}: {module} {experiment_text.quoted(job.experiment)}".rstrip())
     for number in dict.fromkeys(job.launch for job in jobs):
         launch = found.launches[number]
-        how = "loaded from the file" if launch.image in found.images else "built, unless it is here"
-        terminal.note(f"The image {launch.name or launch.image} would be {how}.")
+        image = launch.image
+        how = "loaded from the file" if image.id in found.images else "built, unless it is here"
+        terminal.note(f"The image {image.name or image.id} would be {how}.")
     terminal.note(f"{count_of_jobs(len(jobs))}; nothing was built, run or recorded.")
     return 0
 
 
-def _check_wanted(args: argparse.Namespace, found: Recorded, jobs: Sequence[RecordedJob]) -> None:
+def _check_wanted(
+    args: argparse.Namespace,
+    platform: Platform | None,
+    found: Recorded,
+    jobs: Sequence[RecordedJob],
+) -> None:
     """Says what the jobs had that they don't get by themselves here.
 
     Raises:
       UsageError: without it, they would only fail.
     """
     launches = [found.launches[number] for number in dict.fromkeys(job.launch for job in jobs)]
-    if not args.output and any(each.keeps_files for each in launches):
-        raise UsageError(
-            "the jobs wrote files that were kept", "Name a directory for them: --output DIR"
-        )
+    output = platform.args.output if platform else args.output
+    if not output and any(each.keeps_files for each in launches):
+        way = f"in --on: --output {platform.outputs}" if platform else "--output DIR"
+        raise UsageError("the jobs wrote files that were kept", f"Name a place for them: {way}")
     if without := [each.plan for each in launches if each.plan.module is None]:
         raise UsageError(f"nothing is recorded of {len(without)} launches that could be run")
     run_args = dict.fromkeys(each.run_args for each in launches if each.run_args)
@@ -202,139 +254,5 @@ def _check_wanted(args: argparse.Namespace, found: Recorded, jobs: Sequence[Reco
         )
     key = "GOOGLE_APPLICATION_CREDENTIALS"
     if not args.cloud_key and any(key in each.variables for each in launches):
-        terminal.warn("the jobs had Google Cloud credentials; --cloud_key gives them some")
-
-
-def _replay(
-    args: argparse.Namespace,
-    archive: Archive,
-    found: Recorded,
-    jobs: Sequence[RecordedJob],
-    tolerance: Tolerance,
-) -> int:
-    """Makes the images, runs the jobs and compares; returns the exit code."""
-    from caliban import launch
-    from caliban.commands import (
-        container_choice,
-        execution_choice,
-        launch_record,
-        replay_images,
-        replay_jobs,
-        replay_table,
-        summary,
-    )
-    from caliban.docker.containers import Containers
-    from caliban.docker.engine import Engine
-    from caliban.model.image import Mode
-    from caliban.model.reproduction import Verdict
-    from caliban.platform.local import LocalBackend
-
-    output = container_choice.output_directory(args.output, args.xgroup)
-    engine = Engine()
-    engine.check_program()
-    used = dict.fromkeys(job.launch for job in jobs)
-    has_gpus = not args.nogpu and any(found.launches[each].plan.mode is Mode.GPU for each in used)
-    with tempfile.TemporaryDirectory(prefix="caliban-") as folder, launch.open_history() as store:
-        top = Path(folder).resolve()
-        workshop = replay_images.Workshop(archive, dict(found.images), engine, store, args)
-        prepared: dict[int, Prepared] = {}
-        for number in used:
-            prepared[number] = workshop.prepare(found.launches[number], top / str(number))
-            _tell(found.launches[number], prepared[number])
-        containers = {
-            number: _container(args, found.launches[number], each, engine, output)
-            for number, each in prepared.items()
-        }
-        settings = [each.options for each in containers.values()]
-        options = next((each for each in settings if not each.gpus), settings[0])
-        secrets = dict(options.secrets)
-        backend = LocalBackend(Containers(engine), engine.host, secrets)
-        how = execution_choice.choose(
-            _as_recorded(args, found.launches[jobs[0].launch], options), store, backend, options
-        )
-        for container in containers.values():
-            container.prepare()
-        projects = [each.plan.directory for each in prepared.values()]
-        record = launch_record.begin(args, add_arguments, engine, projects, has_gpus)
-        with record:
-            group = launch.new_group(store, flags.user_name(), args.xgroup)
-            options_of = {number: each.options for number, each in containers.items()}
-            wanted = replay_jobs.Wanted(archive.path.resolve(), group, output, not args.xgroup)
-            swept, uids = replay_jobs.record(backend, store, wanted, jobs, prepared, options_of)
-            fresh = [each.image for each in prepared.values() if each.is_built]
-            plans = {each.image: each.plan.to_json() for each in prepared.values()}
-            record.keep(store, launch_record.made(swept.jobs, plans, fresh))
-            code = summary.see_through(backend, store, group, swept, replace(how, is_quiet=True))
-        ran = {job.uid: job for job in store.jobs(list(uids.values()))}
-    rows = [replay_table.Row(job, ran.get(uids.get(job.number, "")), tolerance) for job in jobs]
-    if args.json:
-        differences = [line for each in prepared.values() for line in each.differences]
-        terminal.result_json(replay_table.as_json(archive, group, rows, differences))
-    else:
-        for line in replay_table.lines(rows):
-            terminal.result(line)
-    terminal.note(f"Experiment group {group}: {replay_table.summary(rows)}")
-    if code == INTERRUPTED:
-        return code
-    return int(any(row.verdict is not Verdict.SAME for row in rows))
-
-
-def _tell(recorded: RecordedLaunch, prepared: Prepared) -> None:
-    """Says how an image compares with the one that was recorded."""
-    name = recorded.name or recorded.image
-    if prepared.differences:
-        terminal.warn("\n  ".join([f"the image is not as {name} was:", *prepared.differences]))
-    elif prepared.is_built:
-        terminal.note(f"The image is made of the same as {name} was.")
-    else:
-        terminal.note(f"The image is the very one that was recorded: {recorded.image}")
-
-
-def _container(
-    args: argparse.Namespace,
-    recorded: RecordedLaunch,
-    prepared: Prepared,
-    engine: Engine,
-    output: Path | None,
-) -> ContainerChoice:
-    """How the containers of a launch are run."""
-    from caliban.commands import container_choice
-    from caliban.docker import identity
-    from caliban.model.image import WORKING_DIRECTORY, Mode
-
-    plan = prepared.plan
-    # Who wrote the file decides what runs: it gets nothing of the user's but what is given to it.
-    credentials = identity.Credentials()
-    if args.cloud_key:
-        credentials = replace(identity.credentials(args.cloud_key, {}), adc=None)
-    mounts = container_choice.live(plan, []) if plan.live else []
-    run_args = container_choice.split(args.docker_run_args)
-    container = container_choice.choose(credentials, engine, run_args, mounts, output)
-    mode = Mode.CPU if args.nogpu else plan.mode
-    options = replace(
-        container.options,
-        gpus=container_choice.gpus(engine, mode, "replay"),
-        gpus_per_job=args.gpus_per_job or recorded.number("gpus_per_job") or 0,
-    )
-    if args.nogpu:
-        options = replace(options, gpus_per_job=0)
-    if plan.module and (plan.live or recorded.flags.get("image_id")):
-        options = replace(options, command=plan.module.command)
-    if plan.live:
-        options = replace(options, directory=WORKING_DIRECTORY)
-    options = container_choice.with_home(options, engine, prepared.image)
-    return replace(container, options=options)
-
-
-def _as_recorded(
-    args: argparse.Namespace, recorded: RecordedLaunch, options: Options
-) -> argparse.Namespace:
-    """The command line, with what was recorded of how many jobs run at a time."""
-    if args.jobs is not None:
-        return args
-    from caliban.commands import execution_choice
-
-    number = recorded.number("jobs")
-    if number is None or number > execution_choice.cores():
-        number = 1 if number is None else execution_choice.cores()
-    return argparse.Namespace(**{**vars(args), "jobs": number})
+        way = "--service_account in --on" if platform else "--cloud_key"
+        terminal.warn(f"the jobs had Google Cloud credentials; {way} gives them some")

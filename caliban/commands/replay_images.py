@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caliban import config, terminal
 from caliban.bundle import extraction, images
@@ -24,6 +24,7 @@ from caliban.model.lock import Lock, changes
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
+    from caliban.provenance.gathering import Earlier
 
 # How many packages are named that are not as they were.
 _TOLD = 20
@@ -34,16 +35,39 @@ class Prepared:
     """An image that recorded jobs can run again.
 
     Attributes:
+      launch: what was recorded of it.
       plan: what it holds; its directory has the code for as long as jobs run.
       image: its id.
       is_built: whether it was built here.
       differences: what is not as it was, in words; none of an image from the file.
     """
 
+    launch: RecordedLaunch
     plan: ImagePlan
     image: str
     is_built: bool
     differences: Sequence[str] = ()
+
+    @property
+    def earlier(self) -> Earlier:
+        """What the history that the file comes from had of it."""
+        from caliban.provenance.gathering import Earlier
+
+        return Earlier(self.launch.image, self.launch.source)
+
+    def container_spec(self, file: Path) -> dict[str, Any]:
+        """The plan as it is recorded: with the file that the code comes from as its directory."""
+        return replace(self.plan, directory=str(file)).to_json()
+
+    def tell(self) -> None:
+        """Says how it compares with the one that was recorded."""
+        name = self.launch.image.name or self.launch.image.id
+        if self.differences:
+            terminal.warn("\n  ".join([f"the image is not as {name} was:", *self.differences]))
+        elif self.is_built:
+            terminal.note(f"The image is made of the same as {name} was.")
+        else:
+            terminal.note(f"The image is the very one that was recorded: {self.image}")
 
 
 @dataclass(frozen=True)
@@ -64,26 +88,43 @@ class Workshop:
     store: HistoryStore
     args: argparse.Namespace
 
-    def prepare(self, launch: RecordedLaunch, directory: Path) -> Prepared:
-        """Sees to the image of a launch.
+    def plan(self, launch: RecordedLaunch, directory: Path) -> ImagePlan:
+        """What the image of a launch is to hold, with its code in a directory.
 
         Args:
           launch: what jobs ran.
-          directory: where its code goes.
+          directory: where the code goes; it is made.
+
+        Raises:
+          UsageError: the file is not what it should be, or the code cannot be written.
+        """
+        extraction.extract(self.archive, launch.code, directory)
+        return replace(launch.plan, directory=str(directory))
+
+    def prepare(self, launch: RecordedLaunch, plan: ImagePlan) -> Prepared:
+        """Sees to the image of a launch, and says how it compares with the recorded one.
+
+        Args:
+          launch: what jobs ran.
+          plan: see `plan`.
 
         Raises:
           UsageError: the file is not what it should be, or the image needs what is not there.
           BuildError: a step of its build failed.
           EngineError: the engine does not answer.
         """
-        extraction.extract(self.archive, launch.code, directory)
-        plan = replace(launch.plan, directory=str(directory))
-        if part := self.images.get(launch.image):
-            images.load(self.archive, part, launch.image, self.engine)
-            return Prepared(plan, launch.image, is_built=False)
-        self._check_inside(plan)
-        built, image = self._build(self._with_base(plan, launch))
-        return Prepared(built, image, True, list(_differences(launch, built, image, self.engine)))
+        recorded = launch.image.id
+        part = self.images.get(recorded)
+        if part and plan.live == launch.plan.live:
+            images.load(self.archive, part, recorded, self.engine)
+            prepared = Prepared(launch, plan, recorded, is_built=False)
+        else:
+            self._check_inside(plan)
+            built, image = self._build(self._with_base(plan, launch))
+            differences = list(_differences(launch, built, image, self.engine))
+            prepared = Prepared(launch, built, image, True, differences)
+        prepared.tell()
+        return prepared
 
     def _build(self, plan: ImagePlan) -> tuple[ImagePlan, str]:
         from caliban.commands import image_choice
@@ -119,10 +160,11 @@ class Workshop:
 
     def _with_base(self, plan: ImagePlan, launch: RecordedLaunch) -> ImagePlan:
         """A plan on the very base image that it was built on, if that can be had by its digest."""
-        is_here = self.engine.image_id(plan.base_image) == launch.base_id
-        if plan.dockerfile or is_here or not launch.base_digest:
+        known = launch.image
+        is_here = self.engine.image_id(plan.base_image) == known.base_id
+        if plan.dockerfile or is_here or not known.base_digest:
             return plan
-        pinned = replace(plan, base_image=launch.base_digest)
+        pinned = replace(plan, base_image=known.base_digest)
         try:
             base.ensure(pinned, self.engine)
         except UsageError as error:
@@ -148,12 +190,12 @@ def _differences(
 ) -> Iterator[str]:
     """What of an image is not as it was recorded."""
     now = provenance.of_labels(engine.labels(image) or {})
-    if now is None or launch.name.endswith(f"-{now.fingerprint}"):
+    if now is None or launch.image.name.endswith(f"-{now.fingerprint}"):
         return
     is_known = True
-    if now.base_id != launch.base_id:
+    if now.base_id != launch.image.base_id:
         is_known = False
-        before = job_lines.short_image(launch.base_id) or "unknown"
+        before = job_lines.short_image(launch.image.base_id) or "unknown"
         yield f"base image {plan.base_image}: {before} -> {job_lines.short_image(now.base_id)}"
     lines = list(changes(Lock.parse(launch.plan.lock), Lock.parse(plan.lock)))
     for line in lines[:_TOLD]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from caliban.model.image import ImagePlan
 if TYPE_CHECKING:
     from caliban.commands.replay_images import Prepared
     from caliban.history.store import HistoryStore
-    from caliban.model.job import Job
+    from caliban.model.job import Job, JobRequest
     from caliban.platform.local import LocalBackend, Options
     from caliban.runner import Launched
 
@@ -63,8 +63,7 @@ def record(
     swept: list[Launched] = []
     superfluous: list[Job] = []
     uids: dict[int, str] = {}
-    for number, of_launch in itertools.groupby(jobs, lambda job: job.launch):
-        mine = list(of_launch)
+    for number, mine in by_launch(jobs):
         made, settings = prepared[number], options[number].to_json()
         experiments = (job.experiment for job in mine)
         requests = list(launch.requests(experiments, made.image, wanted.group, settings))
@@ -74,8 +73,7 @@ def record(
             launch.Launch(
                 user=flags.user_name(),
                 group=wanted.group,
-                # Where the code comes from: the directory that it is in now will have gone.
-                container_spec=replace(made.plan, directory=str(wanted.file)).to_json(),
+                container_spec=made.container_spec(wanted.file),
                 requests=requests,
                 output=wanted.output,
                 code=_code(made.plan) if made.plan.live else None,
@@ -84,13 +82,36 @@ def record(
         )
         swept += found.jobs
         superfluous += found.superfluous
-        new = {job.request.uid for job in found.jobs}
-        others = {_key(job.experiment): job.uid for job in found.superfluous}
-        others |= {_key(each.request.experiment): each.request.uid for each in found.jobs}
-        for job, request in zip(mine, requests, strict=True):
-            is_new = request.uid in new
-            uids[job.number] = request.uid if is_new else others.get(_key(job.experiment), "")
+        there = [(job.uid, job.experiment) for job in found.superfluous]
+        there += [(job.request.uid, job.request.experiment) for job in found.jobs]
+        uids |= numbered(mine, requests, there)
     return launch.Sweep(swept, superfluous), uids
+
+
+def by_launch(jobs: Iterable[RecordedJob]) -> Iterator[tuple[int, list[RecordedJob]]]:
+    """Recorded jobs in their order, those of one launch together with its number."""
+    for number, mine in itertools.groupby(jobs, lambda job: job.launch):
+        yield number, list(mine)
+
+
+def numbered(
+    jobs: Iterable[RecordedJob],
+    requests: Iterable[JobRequest],
+    there: Iterable[tuple[str, Experiment]],
+) -> dict[int, str]:
+    """The uid of the job that each recorded one has now, by its number; "" for none.
+
+    Args:
+      jobs: what was recorded.
+      requests: what was asked for, in the same order.
+      there: uid and experiment of the jobs that there are, the newer after the older ones.
+    """
+    of_experiment = {key(experiment): uid for uid, experiment in there}
+    known = {*of_experiment.values()}
+    return {
+        job.number: each.uid if each.uid in known else of_experiment.get(key(job.experiment), "")
+        for job, each in zip(jobs, requests, strict=True)
+    }
 
 
 def _code(plan: ImagePlan) -> Callable[[], str]:
@@ -100,5 +121,6 @@ def _code(plan: ImagePlan) -> Callable[[], str]:
     return lambda: context.code_digest(plan)
 
 
-def _key(experiment: Experiment) -> str:
+def key(experiment: Experiment) -> str:
+    """What tells an experiment from others, the order of its flags too."""
     return json.dumps([list(experiment.args), list(experiment.params.items())])

@@ -10,13 +10,17 @@ from typing import Any
 from caliban import terminal
 from caliban.bundle.archive import Archive
 from caliban.bundle.recorded import RecordedJob
-from caliban.commands import job_lines
 from caliban.model import experiment_text
 from caliban.model.job import Job
 from caliban.model.report import Metric
 from caliban.model.reproduction import Result, Tolerance, Verdict, compare, differences
 
-_COLOUR = {Verdict.SAME: "green", Verdict.DIFFERS: "yellow", Verdict.FAILED: "red"}
+_COLOUR = {
+    Verdict.SAME: "green",
+    Verdict.DIFFERS: "yellow",
+    Verdict.FAILED: "red",
+    Verdict.OPEN: "cyan",
+}
 
 # How many metrics a row has; those that differ come first.
 _METRICS = 4
@@ -57,14 +61,15 @@ class Row:
         now = self._is
         state = f"{self.before.status.value}{_code(self._was)}"
         after = f"{now.status.value}{_code(now)}" if now else "not run"
+        is_open = self.verdict is Verdict.OPEN
         if state != after:
-            state = f"{state} -> {after}"
+            state = after if is_open else f"{state} -> {after}"
         return [
             str(self.before.number),
             self.verdict.value,
             str(self.job.id) if self.job else "-",
             state,
-            self._metrics(),
+            "-" if is_open else self._metrics(),
             experiment_text.quoted(self.before.experiment),
         ]
 
@@ -115,15 +120,40 @@ def _code(result: Result) -> str:
 def _metric(name: str, was: Mapping[str, Metric], now: Mapping[str, Metric]) -> str:
     before, after = (_value(each.get(name)) for each in (was, now))
     value = before if before == after else f"{before}->{after}"
-    return f"{job_lines.one_line(name)}={value}"
+    return f"{terminal.one_line(name)}={value}"
 
 
 def _value(value: Metric | None) -> str:
     """A value with all its digits, which decide whether it is the same."""
-    return "none" if value is None else job_lines.one_line(str(value))[:40]
+    return "none" if value is None else terminal.one_line(str(value))[:40]
 
 
-def lines(rows: Sequence[Row]) -> Iterator[str]:
+def show(
+    is_json: bool,
+    archive: Archive,
+    group: str,
+    rows: Sequence[Row],
+    differences: Sequence[str] = (),
+) -> int:
+    """Prints the comparison; returns the exit code: 0 only if everything came to the same.
+
+    Args:
+      is_json: whether it is for programs.
+      archive: the file.
+      group: that the jobs belong to.
+      rows: the experiments.
+      differences: what of the images is not as it was.
+    """
+    if is_json:
+        terminal.result_json(_as_json(archive, group, rows, differences))
+    else:
+        for line in _lines(rows):
+            terminal.result(line)
+    terminal.note(f"Experiment group {group}: {_summary(rows)}")
+    return int(any(row.verdict is not Verdict.SAME for row in rows))
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[str]:
     """The table for people."""
     cells = [["", "result", "job", "state", "metrics", "experiment"]]
     cells += [row.cells() for row in rows]
@@ -135,23 +165,16 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
         yield line.replace(verdict.value, painted, 1)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def _summary(rows: Sequence[Row]) -> str:
     """How many came to the same: "2 same, 1 differs"."""
     counts = Counter(row.verdict for row in rows)
     return ", ".join(f"{counts[each]} {each.value}" for each in Verdict if counts[each])
 
 
-def as_json(
+def _as_json(
     archive: Archive, group: str, rows: Sequence[Row], differences: Sequence[str]
 ) -> dict[str, Any]:
-    """All of it for programs.
-
-    Args:
-      archive: the file.
-      group: that the jobs belong to.
-      rows: the experiments.
-      differences: what of the images is not as it was.
-    """
+    """All of it for programs."""
     return {
         "file": str(archive.path),
         "digest": archive.digest,

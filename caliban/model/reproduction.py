@@ -19,6 +19,7 @@ class Verdict(enum.Enum):
     SAME = "same"
     DIFFERS = "differs"
     FAILED = "failed"
+    OPEN = "open"
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,15 @@ def compare(before: Result, after: Result | None, tolerance: Tolerance) -> Verdi
     """Whether a job came to the same as one before it.
 
     One that failed before and does so again, with the same exit code, is the same. What was stopped
-    came to nothing that could be.
+    came to nothing that could be, and what has not ended has yet to come to something.
 
     Args:
       before: what was recorded.
       after: what came of it now; None if nothing did.
       tolerance: how far metrics may be apart.
     """
+    if after is not None and not after.status.is_final:
+        return Verdict.OPEN
     if after is None or (
         before.status is Status.SUCCEEDED and after.status is not Status.SUCCEEDED
     ):

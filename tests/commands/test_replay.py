@@ -70,7 +70,8 @@ def test_a_build_reads_nothing_beside_the_code(
         launch = recorded.read(archive).launches[0]
         nobody: Any = Untouched()
         args = argparse.Namespace(secret=[], allow_key=[])
-        Workshop(archive, {}, nobody, nobody, args).prepare(launch, tmp_path / "code")
+        workshop = Workshop(archive, {}, nobody, nobody, args)
+        workshop.prepare(launch, workshop.plan(launch, tmp_path / "code"))
 
 
 def test_what_would_be_run_is_listed(tmp_path: Path, home: Path, inline: Inline) -> None:
@@ -84,6 +85,23 @@ def test_what_would_be_run_is_listed(tmp_path: Path, home: Path, inline: Inline)
     done = inline("replay", str(tmp_path / "tries.tar"), "--dry_run", "--where", "rat=0.2")
     assert done.returncode == 2
     assert "Did you mean rate?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--only", "2-4"), "--only 4: the file has 2 experiments"),
+        (("--only", "3-2"), "expected numbers like 1,4,7-9, found '3-2'"),
+        (("--tolerance", "loss"), "expected a number from 0 on"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told(
+    flags: tuple[str, ...], message: str, tmp_path: Path, inline: Inline
+) -> None:
+    forgery.write(tmp_path / "tries.tar")
+    done = inline("replay", str(tmp_path / "tries.tar"), *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 def test_a_plan_comes_back_whole(tmp_path: Path) -> None:
@@ -108,3 +126,24 @@ def test_a_plan_comes_back_whole(tmp_path: Path) -> None:
     with Archive(tmp_path / "x.tar") as archive:
         found = recorded.read(archive).launches[0].plan
     assert found.to_json() == {**wanted.to_json(), "directory": ""}
+
+
+@pytest.mark.parametrize(("branch", "is_kept"), [("main", True), ("\x1b]0;owned\x07", False)])
+def test_where_the_code_was_kept_is_taken_over_unless_it_moves_a_terminal_s_cursor(
+    branch: str, is_kept: bool, tmp_path: Path
+) -> None:
+    repository = {
+        **dict.fromkeys(("commit", "remote", "folder", "note"), ""),
+        "branch": branch,
+        "changed": {},
+        "submodules": {},
+    }
+    forgery.write(
+        tmp_path / "x.tar",
+        lambda manifest, _: manifest["launches"][0]["source"].update(repository=repository),
+    )
+    with Archive(tmp_path / "x.tar") as archive:
+        source = recorded.read(archive).launches[0].source
+    assert (source.repository is not None) is is_kept
+    assert source.files["trainer/data"] == "folder"
+    assert source.files["trainer/run.sh"].startswith("777 ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,18 @@ import caliban as package
 from caliban.bundle.archive import Archive
 from caliban.docker.engine import Engine
 from caliban.docker.identity import ADC_PATH
-from tests.bundle import forgery
+from caliban.docker.image.builder import Builder
+from tests.commands.conftest import Start, kept_output, wait_for
+from tests.commands.replays import EXPERIMENTS, Elsewhere, altered, image_of, replayed, results
 from tests.commands.test_export_on_engine import exported
 from tests.conftest import Caliban
+from tests.docker.conftest import variables_for
 from tests.docker_registry import DockerRegistry
 from tests.dockerd import Dockerd
 from tests.workshop import Workshop, docker
 
 TUTORIAL = Path(package.__file__).parents[1] / "tutorials" / "basic"
 PASSWORD = "hunter-2-in-the-dark"
-
-Elsewhere = Callable[[], None]
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    """Goes to a clean directory with another HOME, where there is no history."""
-
-    def go() -> None:
-        for name in ("elsewhere", "other-home"):
-            (tmp_path / name).mkdir()
-        monkeypatch.setenv("HOME", str(tmp_path / "other-home"))
-        monkeypatch.chdir(tmp_path / "elsewhere")
-
-    return go
 
 
 def forget(label: str, base: str, engine: Engine) -> None:
@@ -60,17 +48,6 @@ def pip_freeze(image: str) -> str:
     return docker("run", "--rm", *own, "--entrypoint", "python", image, "-m", "pip", "freeze")
 
 
-def replayed(caliban: Caliban, *args: str, code: int = 0) -> dict[str, Any]:
-    done = caliban("replay", *args, "--json")
-    assert done.returncode == code, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def results(found: dict[str, Any]) -> list[str]:
-    return [each["result"] for each in found["experiments"]]
-
-
 def test_the_tutorial_comes_to_the_same_where_nothing_is_known_of_it(
     caliban: Caliban,
     tmp_path: Path,
@@ -85,13 +62,13 @@ def test_the_tutorial_comes_to_the_same_where_nothing_is_known_of_it(
     monkeypatch.chdir(tmp_path / "basic")
     monkeypatch.setenv("MY_PASSWORD", PASSWORD)
     group = ("run", "--nogpu", "--xgroup", "tuning", "--docker_run_args", "-e MY_PASSWORD")
-    done = caliban(*group, "--experiment_config", "experiment.json", "trainer.train")
+    done = caliban(*group, "--jobs", "3", "--experiment_config", "experiment.json", "trainer.train")
     assert done.returncode == 0, done.stderr
     done = caliban("export", "tuning", "-o", str(tmp_path / "tuning.tar"))
     assert done.returncode == 0, done.stderr
     assert PASSWORD.encode() not in (tmp_path / "tuning.tar").read_bytes()
+    image = image_of(tmp_path / "tuning.tar")
     with Archive(tmp_path / "tuning.tar") as opened:
-        image = opened.manifest["launches"][0]["image"]["id"]
         recorded = [each["metrics"] for each in opened.manifest["jobs"]]
     installed = pip_freeze(image)
     assert "scikit-learn==" in installed
@@ -126,82 +103,134 @@ def test_the_tutorial_comes_to_the_same_where_nothing_is_known_of_it(
     assert "'launches/0/requirements.lock' is not as it was written" in done.stderr
 
 
-@pytest.fixture
-def tried(caliban: Caliban, sweep: Path) -> Path:
-    """A file with three experiments, of which one failed, whose flags come in an odd order."""
-    (sweep / "trainer" / "nothing").mkdir()
-    (sweep / "requirements.txt").write_text("# nothing\n")
-    jobs = [
-        {"say": 'caliban: {"loss": 0.5, "good": true}', "env": "HOME"},
-        {"env": "USER", "say": 'caliban: {"loss": 0.25}'},
-        {"say": "x", "exit": 3},
-    ]
-    (sweep / "sweep.json").write_text(json.dumps(jobs))
-    done = caliban(
-        *("run", "--nogpu", "--xgroup", "tries", "--experiment_config", "sweep.json"),
-        *("trainer.job", "--", "--say", "first"),
-    )
-    assert done.returncode == 1, done.stderr
-    return exported(caliban)
-
-
 def test_all_that_came_of_experiments_is_compared(
-    caliban: Caliban, tried: Path, elsewhere: Elsewhere
-) -> None:
-    elsewhere()
-    found = replayed(caliban, str(tried))
-    assert results(found) == ["same"] * 3  # one of them failed as it did before
-    assert found["image_differences"] == []
-    assert [list(each["params"]) for each in found["experiments"]] == [
-        ["say", "env"],
-        ["env", "say"],
-        ["say", "exit"],
-    ]
-    listed = json.loads(caliban("status", "--xgroup", found["xgroup"], "--json").stdout)
-    assert [list(each["params"]) for each in listed] == [
-        ["say", "env"],
-        ["env", "say"],
-        ["say", "exit"],
-    ]
-    assert {tuple(each["args"]) for each in listed} == {("--say", "first")}
-    assert caliban("logs", str(listed[0]["job"])).stdout.startswith("first\n")
-
-
-def altered(file: Path, path: Path, change: Callable[[list[dict[str, Any]]], None]) -> str:
-    """The same file, which claims that its jobs came to something else."""
-    with Archive(file) as opened:
-        manifest = dict(opened.manifest)
-        parts = {name: opened.read(name, 1 << 24) for name in opened.parts}
-    change(manifest["jobs"])
-    forgery.raw(path, forgery.dumped(manifest, parts), dict(sorted(parts.items())))
-    return str(path)
-
-
-def test_what_differs_or_fails_is_told(
     caliban: Caliban, tried: Path, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
-    def claim(jobs: list[dict[str, Any]]) -> None:
+    def claim(manifest: dict[str, Any]) -> None:
+        jobs = manifest["jobs"]
         jobs[0]["metrics"] = {"loss": 0.505, "good": True}
         jobs[1]["metrics"] = {"loss": 0.25, "gone": 1}
         jobs[2].update(status="SUCCEEDED", exit_code=0)
 
     elsewhere()
+    found = replayed(caliban, str(tried), "--xgroup", "a", "--jobs", "2")
+    assert results(found) == ["same"] * 3  # one of them failed as it did before
+    assert found["image_differences"] == []
+    params = [list(each) for each in EXPERIMENTS]
+    assert [list(each["params"]) for each in found["experiments"]] == params
+    listed = json.loads(caliban("status", "--xgroup", "a", "--json").stdout)
+    assert [list(each["params"]) for each in listed] == params
+    assert {tuple(each["args"]) for each in listed} == {("--say", "first")}
+    assert caliban("logs", str(listed[0]["job"])).stdout.startswith("first\n")
+
     file = altered(tried, tmp_path / "claims.tar", claim)
-    found = replayed(caliban, file, "--xgroup", "a", "--jobs", "2", code=1)
-    assert results(found) == ["differs", "differs", "failed"]
-    assert [each["differing_metrics"] for each in found["experiments"]] == [["loss"], ["gone"], []]
-    done = caliban("replay", file, "--xgroup", "a", "--tolerance", "0.02")
+    done = caliban("replay", file, "--xgroup", "a", "--tolerance", "0.001")
     assert done.returncode == 1
     first, second, third = done.stdout.splitlines()[1:]
-    assert first.split()[1] == "same" and "loss=0.505->0.5" in first
+    assert "differs" in first and "loss=0.505->0.5" in first
     assert "differs" in second and "gone=1->none" in second
     assert "failed" in third and "SUCCEEDED -> FAILED (3)" in third
-    assert "1 same, 1 differs, 1 failed" in done.stderr
+    assert "2 differs, 1 failed" in done.stderr
     found = replayed(
         caliban, file, *("--xgroup", "a", "--only", "1,2"),
         *("--tolerance", "loss=0.02", "--tolerance", "gone=inf"),
     )  # fmt: skip
     assert results(found) == ["same", "same"]
+
+
+def test_an_interrupted_replay_goes_on_and_so_does_one_that_was_killed(
+    caliban: Caliban, start: Start, tried: Path, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    def claim(manifest: dict[str, Any]) -> None:
+        first, second, _ = manifest["jobs"]
+        first["params"] = [["say", "quick"]]
+        second["params"] = [["tidy", True], ["say", "slow"], ["sleep", 5]]
+        first["metrics"] = second["metrics"] = {}
+        manifest["jobs"] = [first, second]
+
+    def run_until_slow() -> Any:
+        seen = sum("slow" in text for text in kept_output(home).values())
+        child = start("replay", "slow.tar", "--jobs", "1", "--xgroup", "g")
+        wait_for(lambda: sum("slow" in text for text in kept_output(home).values()) > seen, 60)
+        return child
+
+    elsewhere()
+    home = Path(os.environ["HOME"])
+    altered(tried, Path("slow.tar"), claim)
+    child = run_until_slow()
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate(timeout=30)
+    assert child.returncode == 130
+    again = "caliban replay --jobs 1 --xgroup g slow.tar"
+    assert f"'{again}' goes on with what has not succeeded." in stderr
+    first, second = stdout.splitlines()[1:]
+    assert "same" in first and "SUCCEEDED -> STOPPED" in second
+    assert "terminated in order" in caliban("logs", "2").stdout
+
+    child = run_until_slow()
+    child.kill()
+    child.communicate()
+    found = replayed(caliban, *again.split()[2:])
+    assert results(found) == ["same", "same"]
+    assert [each["replayed"]["job"] for each in found["experiments"]] == [1, 3]
+    assert caliban("logs", "3").stdout.splitlines() == ["first", "slow"]  # adopted, and run once
+
+
+def test_what_was_replayed_is_exported_and_replayed_again(
+    caliban: Caliban, tried: Path, elsewhere: Elsewhere, engine: Engine
+) -> None:
+    elsewhere()
+    shutil.copy(tried, "tried.tar")
+    replayed(caliban, "tried.tar", "--xgroup", "a")
+    assert caliban("export", "a", "-o", "a.tar").returncode == 0
+    with Archive(tried) as before, Archive(Path("a.tar")) as after:
+        was, now = (each.manifest["launches"][0] for each in (before, after))
+        for name in ("code", "source", "dockerfile"):
+            assert was[name] == now[name], name
+        for name in ("name", "base", "base_id", "base_digest"):
+            assert was["image"][name] == now["image"][name], name
+        assert {name for name in before.parts if name.startswith("files/")} == {
+            name for name in after.parts if name.startswith("files/")
+        }
+    found = replayed(caliban, "a.tar", "--xgroup", "b")
+    assert (results(found), found["image_differences"]) == (["same"] * 3, [])
+
+    # The code is in the image; what its dependencies are resolved from is in the file alone.
+    Path("tried.tar").unlink()
+    done = caliban("export", "a", "-o", "c.tar")
+    assert done.returncode == 2
+    assert "the code that ran is not there any more: requirements.txt\n" in done.stderr
+
+
+def test_secrets_are_lent_to_the_build_if_they_are_given(
+    caliban: Caliban,
+    tried: Path,
+    elsewhere: Elsewhere,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables_for(Builder.BUILDKIT, engine, tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+    def claim(manifest: dict[str, Any]) -> None:
+        (launch,) = manifest["launches"]
+        launch["plan"]["secrets"] = ["TOKEN"]
+        # Another image than the one that is there.
+        launch["code"] = [each for each in launch["code"] if "__init__" not in each["path"]]
+
+    elsewhere()
+    file = altered(tried, Path("secret.tar"), claim)
+    done = caliban("replay", file)
+    assert done.returncode == 2
+    assert "the image needs build secrets that were not given: TOKEN\n" in done.stderr
+    monkeypatch.setenv("MINE", PASSWORD)
+    found = replayed(caliban, file, "--secret", "id=TOKEN,env=MINE", "--xgroup", "a")
+    assert results(found) == ["same"] * 3
+    image = json.loads(caliban("status", "--xgroup", "a", "--json").stdout)[0]["image"]
+    assert PASSWORD not in docker("history", "--no-trunc", image) + docker("inspect", image)
+    records = [each.read_bytes() for each in Path(os.environ["HOME"]).rglob("*") if each.is_file()]
+    assert not any(PASSWORD.encode() in each for each in records)
 
 
 def test_an_image_on_another_base_is_used_and_told_of(
@@ -222,29 +251,15 @@ def test_an_image_on_another_base_is_used_and_told_of(
     assert f"base image {base}: {before.removeprefix('sha256:')[:12]} -> " in done.stderr
 
 
-def test_a_subset_is_listed_and_nothing_is_done(
-    caliban: Caliban, tried: Path, elsewhere: Elsewhere
-) -> None:
-    elsewhere()
-    done = caliban("replay", str(tried), "--where", "status=FAILED", "--dry_run")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "3: trainer.job --say first --say x --exit 3\n"
-    assert json.loads(caliban("status", "--json").stdout) == []
-    done = caliban("replay", str(tried), "--only", "2-4", "--dry_run")
-    assert done.returncode == 2
-    assert "--only 4: the file has 3 experiments" in done.stderr
-    done = caliban("replay", str(tried), "--only", "3-2")
-    assert done.returncode == 2
-    done = caliban("replay", str(tried), "--tolerance", "loss")
-    assert done.returncode == 2
-    assert "expected a number from 0 on" in done.stderr
-
-
 def test_an_extracted_file_is_a_project_of_which_the_same_image_is_made(
-    caliban: Caliban, tried: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+    caliban: Caliban,
+    tried: Path,
+    elsewhere: Elsewhere,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Archive(tried) as opened:
-        image = opened.manifest["launches"][0]["image"]["id"]
+        name = opened.manifest["launches"][0]["image"]["name"]
     elsewhere()
     done = caliban("replay", str(tried), "--extract", "out")
     assert done.returncode == 0, done.stderr
@@ -252,85 +267,71 @@ def test_an_extracted_file_is_a_project_of_which_the_same_image_is_made(
     monkeypatch.delenv("CALIBAN_BASE_IMAGE")
     assert "--experiment_config ../experiments.json trainer.job -- --say first" in done.stderr
     built = caliban("build", "--nogpu", "trainer.job")
-    assert built.stdout.strip() == image, built.stderr
+    assert engine.image_name(built.stdout.strip()) == name, built.stderr
 
 
-def test_live_code_is_mounted_again(caliban: Caliban, sweep: Path, elsewhere: Elsewhere) -> None:
-    done = caliban(
-        *("run", "--nogpu", "--live", "--xgroup", "tries"), "trainer.job", "--", "--say", "x"
-    )
+# Says which credentials it finds, and keeps a file.
+SPECIAL = f"""
+import json, os
+key = "GOOGLE_APPLICATION_CREDENTIALS" in os.environ
+print("caliban:", json.dumps({{"key": key, "adc": os.path.exists("{ADC_PATH}")}}))
+with open(os.path.join(os.environ["CALIBAN_OUTPUT"], "kept"), "w") as file:
+    file.write("x")
+"""
+
+
+def test_jobs_get_of_this_machine_what_is_given_to_them(
+    caliban: Caliban, sweep: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sweep / "trainer" / "job.py").write_text(SPECIAL)
+    run = ("run", "--nogpu", "--live", "--output", "results", "--xgroup", "tries")
+    done = caliban(*run, "trainer.job")
     assert done.returncode == 0, done.stderr
-    file = exported(caliban)
+    file = str(exported(caliban))
     (code,) = {each["code"] for each in json.loads(caliban("status", "--json").stdout)}
-    elsewhere()
-    found = replayed(caliban, str(file))
-    assert results(found) == ["same"]
-    assert [each["code"] for each in json.loads(caliban("status", "--json").stdout)] == [code]
-
-
-def test_files_that_jobs_keep_need_a_directory(
-    caliban: Caliban, sweep: Path, elsewhere: Elsewhere
-) -> None:
-    done = caliban(
-        *("run", "--nogpu", "--output", "results", "--xgroup", "tries"),
-        *("trainer.job", "--", "--keep", "x"),
-    )
-    assert done.returncode == 0, done.stderr
-    file = exported(caliban)
-    elsewhere()
-    done = caliban("replay", str(file))
-    assert done.returncode == 2
-    assert "Name a directory for them: --output DIR" in done.stderr
-    assert results(replayed(caliban, str(file), "--output", "kept")) == ["same"]
-    assert [path.read_text() for path in Path("kept").rglob("kept")] == ["x\n"]
-
-
-def test_an_image_from_the_file_is_the_very_one(
-    caliban: Caliban,
-    tried: Path,
-    sweep: Path,
-    elsewhere: Elsewhere,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-) -> None:
-    file = exported(caliban, "--with_image")
-    with Archive(file) as opened:
-        (image,) = opened.manifest["images"]
-    before = os.environ.get("DOCKER_HOST")
-    own: Dockerd = request.getfixturevalue("own_engine")  # which has no image at all
-    assert os.environ["DOCKER_HOST"] != before
-    elsewhere()
-    found = replayed(caliban, str(file))
-    assert results(found) == ["same"] * 3
-    assert own.docker("images", "--quiet", "--no-trunc").split() == [image]
-    assert own.docker("images", "--format", "{{.Tag}}").split() == ["<none>"]
-
-
-def test_jobs_get_no_credentials_unless_a_key_is_given(
-    caliban: Caliban, sweep: Path, elsewhere: Elsewhere, tmp_path: Path
-) -> None:
-    (sweep / "trainer" / "job.py").write_text(
-        "import os\nprint('caliban: {\"key\": %s}' % "
-        "str('GOOGLE_APPLICATION_CREDENTIALS' in os.environ).lower())\n"
-        f"print(os.path.exists('{ADC_PATH}'))\n"
-    )
-    assert caliban("run", "--nogpu", "--xgroup", "tries", "trainer.job").returncode == 0
-    file = exported(caliban)
     elsewhere()
     gcloud = Path(os.environ["HOME"], ".config", "gcloud")
     gcloud.mkdir(parents=True)
     (gcloud / "application_default_credentials.json").write_text("{}")
-    (tmp_path / "key.json").write_text("{}")
-    os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "key.json")
-    try:
-        found = replayed(caliban, str(file))
-    finally:
-        del os.environ["GOOGLE_APPLICATION_CREDENTIALS"]
+    Path("key.json").write_text("{}")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(Path("key.json").resolve()))
+    done = caliban("replay", file)
+    assert done.returncode == 2
+    assert "Name a place for them: --output DIR" in done.stderr
+
+    found = replayed(caliban, file, "--output", "kept")
     assert results(found) == ["same"]
-    job = found["experiments"][0]["replayed"]["job"]
-    assert caliban("logs", str(job)).stdout.splitlines()[-1] == "False"
-    given = replayed(caliban, str(file), "--cloud_key", str(tmp_path / "key.json"), code=1)
-    assert given["experiments"][0]["replayed"]["metrics"] == {"key": True}
+    assert found["experiments"][0]["replayed"]["metrics"] == {"key": False, "adc": False}
+    assert [path.read_text() for path in Path("kept").rglob("kept")] == ["x"]
+    # The code was mounted, and is the same.
+    assert [each["code"] for each in json.loads(caliban("status", "--json").stdout)] == [code]
+    given = replayed(caliban, file, "--output", "kept", "--cloud_key", "key.json", code=1)
+    assert given["experiments"][0]["replayed"]["metrics"] == {"key": True, "adc": False}
+
+
+def test_an_image_from_the_file_is_the_very_one_and_is_exported_again(
+    caliban: Caliban,
+    whole: Path,
+    elsewhere: Elsewhere,
+    request: pytest.FixtureRequest,
+) -> None:
+    image = image_of(whole)
+    before = os.environ.get("DOCKER_HOST")
+    own: Dockerd = request.getfixturevalue("own_engine")  # which has no image at all
+    assert os.environ["DOCKER_HOST"] != before
+    elsewhere()
+    shutil.copy(whole, "whole.tar")
+    found = replayed(caliban, "whole.tar", "--xgroup", "a")
+    assert results(found) == ["same"] * 3
+    assert own.docker("images", "--quiet", "--no-trunc").split() == [image]
+    assert own.docker("images", "--format", "{{.Tag}}").split() == ["<none>"]
+    done = caliban("export", "a", "-o", "a.tar")
+    assert done.returncode == 0, done.stderr
+    with Archive(whole) as before_, Archive(Path("a.tar")) as after:
+        was, now = (each.manifest["launches"][0] for each in (before_, after))
+        assert [was[name] for name in ("code", "image")] == [
+            now[name] for name in ("code", "image")
+        ]
 
 
 def test_a_base_image_whose_name_has_moved_is_had_by_its_digest(
@@ -346,7 +347,7 @@ def test_a_base_image_whose_name_has_moved_is_had_by_its_digest(
     docker("tag", workshop.base("plain"), name)
     docker("push", name)
     monkeypatch.setenv("CALIBAN_BASE_IMAGE", name)
-    (sweep / "requirements.txt").write_text("absl-py\n")
+    (sweep / "requirements.txt").write_text("# nothing\n")
     assert caliban("run", "--nogpu", "--xgroup", "tries", "trainer.job").returncode == 0
     file = exported(caliban)
     with Archive(file) as opened:
