@@ -105,5 +105,5 @@ def _text(value: Any) -> str:
         text = str(value)
     if _DIGEST.fullmatch(text):
         return text.removeprefix("sha256:")[:_DIGITS]
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = terminal.one_line(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

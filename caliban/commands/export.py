@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "group",
-        type=flag_types.existing_group,
+        type=flag_types.group_name,
         metavar="GROUP",
         help="Name of the experiment group.",
     )

@@ -15,10 +15,9 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flag_types, flags, home, joblog, terminal
+from caliban import flag_types, flags, home, joblog, result_file, terminal
 from caliban.errors import CalibanError, UsageError
 from caliban.model.job import Job
 
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "group",
-        type=flag_types.existing_group,
+        type=flag_types.group_name,
         metavar="GROUP",
         help="Name of the experiment group.",
     )
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from caliban.commands import jobs_now
     from caliban.report import facts, markdown, page
 
-    if not args.output and not args.md and sys.stdout.isatty():
+    if args.output is None and not args.md and sys.stdout.isatty():
         raise UsageError(
             "a page of HTML is nothing for a terminal",
             f"Name a file: caliban report {args.group} -o report.html",
@@ -77,10 +76,13 @@ def run(args: argparse.Namespace) -> int:
         launches = _launches(store, jobs)
     found = facts.find(args.group, jobs, args.sort, launches)
     text = markdown.render(found) if args.md else page.render(found, _excerpts(found))
-    if args.output:
-        _write(home.expand(args.output), text)
-    else:
+    if args.output is None:
         terminal.result_bytes(text.encode())
+        return 0
+    path = home.expand(args.output)
+    with result_file.writing(path) as stream:
+        stream.write(text.encode())
+    terminal.note(f"Written: {path}")
     return 0
 
 
@@ -103,23 +105,8 @@ def _excerpts(facts: Facts) -> dict[int, str]:
         except (CalibanError, OSError):
             continue
         text = _ESCAPE.sub("", printed.decode(errors="replace"))
-        lines = [line.rpartition("\r")[2][:_LONGEST] for line in text.rstrip().split("\n")]
+        # A terminal ends lines with a carriage return as well, and bars begin anew after one.
+        ends = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip().split("\n")]
+        lines = [line[:_LONGEST] for line in ends]
         found[cause.number] = "\n".join(lines[-_LINES:])
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Puts a file in place as a whole.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_bytes(text.encode())
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    terminal.note(f"Written: {path}")

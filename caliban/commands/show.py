@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from caliban import flag_types, flags, joblog, terminal
 from caliban.model.job import Job
 from caliban.model.lock import Lock
+from caliban.terminal import one_line
 
 if TYPE_CHECKING:
     import datetime
@@ -133,8 +134,9 @@ def _section(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield terminal.paint(title, "bold")
     width = max(max(len(name) for name, _ in shown), 10)
     for name, value in shown:
-        first, *more = value.split("\n")
-        yield f"  {terminal.paint(name.ljust(width), 'dim')}  {first}"
+        # Whatever is recorded: it may have been taken over from somebody else's file.
+        first, *more = map(one_line, value.split("\n"))
+        yield f"  {terminal.paint(one_line(name).ljust(width), 'dim')}  {first}"
         yield from (f"  {'':{width}}  {line}" for line in more)
 
 
@@ -271,8 +273,3 @@ def _machine(job: Job, machine: Machine) -> list[tuple[str, str]]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def one_line(text: str) -> str:
-    """A text without what would move a terminal's cursor."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

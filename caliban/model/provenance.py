@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -12,6 +15,15 @@ _FILES = ("job_file", "file")
 
 # Commands that take from elsewhere what they run.
 _WITHOUT_MODULE = ("resubmit", "replay")
+
+# Who opens a URL. What follows a user and a colon, and is no port, is a password, up to the last
+# "@": the characters "@" and "/" in it may not have been escaped.
+_ACCOUNT = re.compile(r"(?<=://)(?:[^/\s@:]*:(?!\d{1,5}(?:[/?#\s]|$))\S*@|[^/\s]*@)")
+
+
+def without_passwords(text: str) -> str:
+    """A text whose URLs do not say who opens them."""
+    return _ACCOUNT.sub("", text)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,12 @@ class Source:
     files: Mapping[str, str] = field(default_factory=dict)
     repository: Repository | None = None
     note: str = ""
+
+    @staticmethod
+    def digest_of(files: Mapping[str, str]) -> str:
+        """The digest of files, see above."""
+        text = json.dumps(files, sort_keys=True).encode()
+        return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

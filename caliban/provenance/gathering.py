@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import stat
 import threading
@@ -71,6 +69,19 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What another history has recorded of jobs that run again.
+
+    Attributes:
+      image: that they ran.
+      source: the code in it.
+    """
+
+    image: Image
+    source: Source
+
+
+@dataclass(frozen=True)
 class Made:
     """Jobs of one launch and one image.
 
@@ -83,6 +94,8 @@ class Made:
         where the code came from is taken from earlier jobs with the image.
       excluded: files that live jobs don't see.
       elsewhere: where they run; None for this machine.
+      earlier: image and source as whoever ran them first has recorded them; None if this history
+        knows.
     """
 
     uids: Sequence[str]
@@ -92,6 +105,7 @@ class Made:
     is_fresh: bool = True
     excluded: Sequence[Path] = ()
     elsewhere: Elsewhere | None = None
+    earlier: Earlier | None = None
 
 
 class Gathering:
@@ -188,6 +202,13 @@ class Gathering:
             )
 
     def _image(self, store: HistoryStore, made: Made) -> Image:
+        found = self._found(store, made)
+        if made.earlier is None or found.id != made.earlier.image.id:
+            return found
+        # The very image, of which the engine may know neither the name nor what it was built on.
+        return replace(made.earlier.image, digest=found.digest)
+
+    def _found(self, store: HistoryStore, made: Made) -> Image:
         if made.elsewhere is None:
             return _image(self._engine, made.image, made.plan)
         if not made.is_fresh and (earlier := store.provenances.of_image(made.image)):
@@ -200,6 +221,8 @@ class Gathering:
         return replace(found, name=found.name or made.image, digest=digest)
 
     def _source(self, store: HistoryStore, made: Made, image: Image) -> Source | None:
+        if made.earlier is not None:
+            return made.earlier.source
         if not made.is_fresh:
             earlier = store.provenances.of_image(made.image)
             return earlier.source if earlier else None
@@ -212,7 +235,7 @@ class Gathering:
             files, why = _copied_files(plan, image), ""
         if not files:
             return replace(source, note="; ".join(filter(None, (note, why))))
-        return replace(source, files=files, digest=_digest(files))
+        return replace(source, files=files, digest=Source.digest_of(files))
 
 
 def _image(engine: Engine, image: str, plan: Mapping[str, Any]) -> Image:
@@ -283,8 +306,3 @@ def _sorted(files: Mapping[str, str]) -> dict[str, str]:
     full = {str(folder) for name in files for folder in PurePosixPath(name).parents} | {"."}
     kept = {name: text for name, text in files.items() if text != "folder" or name not in full}
     return dict(sorted(kept.items()))
-
-
-def _digest(files: Mapping[str, str]) -> str:
-    text = json.dumps(files, sort_keys=True).encode()
-    return f"sha256:{hashlib.sha256(text).hexdigest()}"

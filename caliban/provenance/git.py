@@ -17,7 +17,8 @@ from pathlib import Path
 from caliban import process
 from caliban.docker.image import keys
 from caliban.errors import CalibanError
-from caliban.model.provenance import Repository
+from caliban.model.provenance import Repository, without_passwords
+from caliban.terminal import one_line
 
 # How long git may take for all of it, in seconds.
 _SECONDS = 5.0
@@ -64,8 +65,6 @@ _DIFF = (
 # Filters turn files into what is committed, by programs.
 _CONFIGURED = r"^(filter\..*\.(clean|smudge|process|required)|remote\..*\.url)$"
 
-_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
-
 
 class _NoneError(Exception):
     """There is no repository, or git won't say; the words tell which."""
@@ -104,7 +103,7 @@ class _Git:
             raise _NoneError(f"git took more than {_SECONDS:.0f} s")
         if ended.exit_code not in codes and len(ended.stdout) <= size:
             lines = ended.stderr.strip().splitlines() or [f"exit code {ended.exit_code}"]
-            raise _NoneError(f"git: {_one_line(lines[0])}")
+            raise _NoneError(f"git: {one_line(lines[0])}")
         return ended.stdout
 
 
@@ -184,7 +183,8 @@ def _remote(configured: Mapping[str, str]) -> str:
     """The address of the repository's origin, or of its first remote, without a password."""
     urls = {name: url for name, url in configured.items() if name.startswith("remote.")}
     url = urls.get("remote.origin.url") or next(iter(urls.values()), "")
-    return _one_line(_PASSWORD.sub("", url))
+    # What comes after a "?" is no part of a repository's name, and may be a token.
+    return one_line(without_passwords(url).partition("?")[0])
 
 
 def _parsed(status: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -256,7 +256,7 @@ def _checked(found: Repository, count: int) -> Repository:
         keys_found = (keys.find_in(name, text.encode(errors="surrogateescape")) for text in texts)
         if key := next(filter(None, keys_found), None):
             notes.append(
-                f"{_one_line(name)} is left out of the diff: it has what looks like {key.what}"
+                f"{one_line(name)} is left out of the diff: it has what looks like {key.what}"
             )
         else:
             parts.append(part)
@@ -267,12 +267,24 @@ def _checked(found: Repository, count: int) -> Repository:
     if count > _NAMED:
         notes.append(f"{count - _NAMED} more files have changed")
     new = [name for name, how in found.changed.items() if how == "??"]
-    missing = [name for name in new if f"b/{name}" not in found.diff and not notes]
+    missing = [name for name in new if not _is_in(diff, name)] if not notes else []
     if missing:
-        some = ", ".join(map(_one_line, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        some = ", ".join(map(one_line, missing[:3])) + (", ..." if len(missing) > 3 else "")
         notes.append(f"new files that are not in the diff: {some}")
     return replace(found, diff=diff, note="; ".join(notes))
 
+
+def _is_in(diff: str, name: str) -> bool:
+    """Whether a diff has a part that is about a file."""
+    quoted = name.translate(_QUOTED)
+    return f" b/{quoted}\n" in diff if quoted == name else f' "b/{quoted}"\n' in diff
+
+
+# How git writes characters in the name of a file; such a name is in quotes.
+_QUOTED = {number: f"\\{number:03o}" for number in (*range(32), 127)} | {
+    ord(letter): f"\\{written}"
+    for letter, written in zip('"\\\a\b\t\n\v\f\r', '"\\abtnvfr', strict=True)
+}
 
 # Where the part of the next file begins.
 _PART = re.compile(r"^(?=diff --git )", re.MULTILINE)
@@ -285,7 +297,3 @@ def _read(part: str) -> tuple[str, Iterator[str]]:
     lines = [line for line in rest.split("\n") if line[:1] in ("+", "-", " ")]
     kinds = ("+ ", "- ", "+- ")
     return name, ("\n".join(line[1:] for line in lines if line[:1] in each) for each in kinds)
-
-
-def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

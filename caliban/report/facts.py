@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from caliban.errors import UsageError
 from caliban.model import selection
 from caliban.model.job import Job, Status
 from caliban.model.provenance import Provenance
@@ -189,7 +190,10 @@ def find(group: str, jobs: Iterable[Job], sort: str = "", launches: Sequence[Lau
         selection.ordered(outlines, sort)  # says so if there is nothing of that name
     metric = sort.removeprefix("-") or next(iter(metrics), "")
     if sort and metric not in metrics:
-        metric = next(iter(metrics), "")
+        raise UsageError(
+            f"--sort {sort}: no job has reported a number '{metric}'",
+            f"Metrics that are numbers: {', '.join(metrics) or 'none'}",
+        )
     is_smaller = sort.startswith("-") if sort else bool(_SMALLER.search(metric))
     good = [
         (found, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
+import statistics
 from collections.abc import Iterator, Sequence
 
 from caliban.model.job import duration
@@ -28,10 +29,11 @@ def _head(facts: Facts) -> Iterator[str]:
     yield f"# {_code(facts.group)}"
     yield ""
     counts = ", ".join(f"{number} {status.value}" for status, number in facts.counts.items())
-    yield f"{len(facts.runs)} experiments: {counts}."
+    yield f"{len(facts.runs)} experiment{'s' * (len(facts.runs) != 1)}: {counts}."
     if facts.times:
-        total = duration(datetime.timedelta(seconds=sum(facts.times)))
-        yield f"Time of all jobs together: {total}."
+        times = (sum(facts.times), statistics.median(facts.times), max(facts.times))
+        total, median, longest = (duration(datetime.timedelta(seconds=each)) for each in times)
+        yield f"Time of all jobs together: {total}; median {median}, longest {longest}."
     if facts.constants:
         same = ", ".join(_code(f"{k}={text(v)}") for k, v in facts.constants.items())
         yield f"The same for all: {same}."

@@ -14,6 +14,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from caliban import __version__
@@ -183,18 +184,15 @@ def _head(facts: Facts) -> Iterator[str]:
         share = f"{100 * number / len(facts.runs):.3g} % of the experiments"
         yield _tile(status.value.lower(), str(number), share, status.value.lower())
     if facts.times:
-        yield _tile("time of all jobs", _took(sum(facts.times)), f"median {_took(_median(facts))}")
+        yield _tile(
+            "time of all jobs", _took(sum(facts.times)), f"median {_took(median(facts.times))}"
+        )
     yield "</section>\n"
 
 
 def _module(run: Run) -> str:
     module = run.job.container_spec.get("module")
     return str(module.get("name", "")) if isinstance(module, Mapping) else ""
-
-
-def _median(facts: Facts) -> float:
-    ordered = sorted(facts.times)
-    return ordered[len(ordered) // 2]
 
 
 def _took(seconds: float | None) -> str:
@@ -302,7 +300,8 @@ def _launch(launch: Launch) -> Iterator[str]:
     lock = launch.provenance.plan.get("lock")
     if isinstance(lock, str) and lock:
         versions = Lock.parse(lock).versions
-        yield f"<details><summary>{len(versions)} packages</summary><pre>"
+        plural = "s" * (len(versions) != 1)
+        yield f"<details><summary>{len(versions)} package{plural}</summary><pre>"
         yield "\n".join(_escape(f"{name} {version}") for name, version in versions.items())
         yield "</pre></details>\n"
     source = launch.provenance.source

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -84,6 +86,29 @@ def test_code_that_has_been_edited_since_is_taken_from_the_image(
     (group / "trainer" / "run.sh").chmod(0o644)
     (group / "trainer" / "link").unlink()
     assert exported(caliban).read_bytes() == before
+
+
+def test_the_bytes_do_not_tell_who_wrote_them_where_and_when(
+    caliban: Caliban, group: Path, home: Path, tmp_path: Path
+) -> None:
+    before = exported(caliban).read_bytes()
+    for file in group.rglob("*"):
+        os.utime(file, (0, 0), follow_symlinks=False)
+    shutil.copytree(home, tmp_path / "home")
+    env = {
+        "HOME": str(tmp_path / "home"),
+        "LC_ALL": "C",
+        "PYTHONHASHSEED": "7",
+        "PYTHONUTF8": "0",
+        "TZ": "Asia/Kathmandu",
+    }
+    usual = os.umask(0o077)
+    try:
+        done = caliban("export", "tries", "-o", "again.tar", cwd=tmp_path, env=env)
+    finally:
+        os.umask(usual)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again.tar").read_bytes() == before
 
 
 def test_code_that_is_nowhere_any_more_is_named(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from caliban.docker.engine import Engine
 from tests.commands import vertex
 from tests.commands.kubernetes import Namespace
+from tests.commands.vertex import cloud as cloud
+from tests.commands.vertex import image as image
+from tests.commands.vertex import pushed as pushed
 from tests.conftest import Inline
 from tests.docker_registry import DockerRegistry
-from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.faults import Fault
 from tests.google_cloud.vertex import failure
@@ -26,20 +26,6 @@ from tests.workshop import Workshop
 SUBMIT = ("cluster", "job", "submit", "--nogpu", "--min_cpu", "100", "--min_mem", "200")
 
 SECRET = "k4r9x2m7q8w1"
-
-
-@pytest.fixture
-def cloud(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
-    with vertex.started(home, client.private_key(), monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def image(cloud: GoogleCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An image that the user names; there is no engine, and none is needed."""
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with vertex.image() as found:
-        yield found
 
 
 def commit(project: Path) -> str:

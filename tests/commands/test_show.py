@@ -110,7 +110,11 @@ def test_a_job_without_a_record_is_shown_as_far_as_it_is_known(home: Path, inlin
 def test_what_would_move_the_cursor_is_not_printed(home: Path, inline: Inline) -> None:
     with HistoryStore.open() as store:
         sweeps.record(store, "sweep", 60, hostile=True)
-    with_repository(1, Repository("c", "b\x1b[2J", changed={"\x1b]0;x\x07": "??"}, note="\x1b"))
+    strange = "b\x1b[2J"
+    changed = {"\x1b]0;x\x07": "??"}
+    with_repository(
+        1, Repository(strange, strange, strange, strange, changed, "", "\x1b", {"a\x07": strange})
+    )
     for number in range(1, 61):
         shown = inline("show", str(number)).stdout + inline("diff", "2", str(number)).stdout
         assert "\x1b" not in shown

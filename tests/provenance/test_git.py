@@ -51,8 +51,15 @@ def applied(repository: Path, found: Repository, clone: Path) -> None:
     subprocess.run(["git", "apply"], cwd=clone, input=diff, check=True)
 
 
-def test_a_commit_is_told_with_its_branch_and_where_it_came_from(repository: Path) -> None:
-    call(repository, "remote", "add", "origin", "https://me:hunter2@example.com/me/p.git")
+@pytest.mark.parametrize(
+    "account", ["me:hunter2@", "hunter2@", "me:hunter2@home@", "me:hunter2/x@", "me:1234@", ""]
+)
+@pytest.mark.parametrize("query", ["", "?private_token=hunter2"])
+def test_a_commit_is_told_with_its_branch_and_where_it_came_from(
+    repository: Path, account: str, query: str
+) -> None:
+    url = f"https://{account}example.com/me/p.git{query}"
+    call(repository, "remote", "add", "origin", url)
     assert look(repository) == Repository(
         commit=call(repository, "rev-parse", "HEAD"),
         branch="main",
@@ -76,6 +83,21 @@ def test_the_diff_and_the_commit_give_back_what_ran(repository: Path, tmp_path: 
         there = tmp_path / "again" / "trainer" / name
         assert there.read_bytes() == (repository / "trainer" / name).read_bytes()
     assert not (tmp_path / "again" / ".gitignore").exists()
+
+
+def test_files_with_odd_names_are_in_the_diff_and_not_missed(
+    repository: Path, tmp_path: Path
+) -> None:
+    names = ('a "b" c', "tab\tand\nline", "back\\slash", "caf\u00e9", "bell\a\x01", " b", "x b/y")
+    for name in names:
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("1\n")
+    found = look(repository)
+    assert {*found.changed} == {*names}
+    assert found.note == ""
+    applied(repository, found, tmp_path / "again")
+    for name in names:
+        assert (tmp_path / "again" / name).read_text() == "1\n"
 
 
 def test_of_a_project_within_a_repository_only_its_own_changes_are_told(repository: Path) -> None:

@@ -110,3 +110,9 @@ def test_the_span_goes_from_the_first_start_to_the_last_end(jobs: list[Job]) -> 
 def test_texts_that_are_numbers_are_numbers(text: str, cell: object) -> None:
     assert facts._cell(text) == cell
     assert type(facts._cell(text)) is type(cell)
+
+
+def test_a_parameter_is_no_metric_that_counts(jobs: list[Job]) -> None:
+    with pytest.raises(UsageError, match="no job has reported a number 'learning_rate'") as caught:
+        facts.find("sweep", jobs, "learning_rate")
+    assert caught.value.hint == "Metrics that are numbers: accuracy, loss"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from caliban import joblog
 from caliban.history.store import HistoryStore
 from tests.browser import Browser
 from tests.conftest import Caliban, Inline
@@ -195,6 +197,18 @@ def test_without_the_plotting_library_the_message_says_how_to_get_it(
     )
 
 
+def test_what_a_failed_job_printed_last_is_shown_as_a_terminal_shows_it(
+    home: Path, inline: Inline
+) -> None:
+    with HistoryStore.open() as store:
+        uids = sweeps.record(store, "sweep", 60)
+    printed = b"first line\r\n 10 %\r100 %\r\n\x1b[31mred\x1b[0m <end>\r\n"
+    for uid in uids:
+        joblog.compressed(uid).write_bytes(gzip.compress(printed))
+    page = inline("report", "sweep").stdout
+    assert "<pre>first line\n100 %\nred &lt;end&gt;</pre>" in page
+
+
 def test_the_page_goes_to_stdout_unless_a_file_is_named(home: Path, caliban: Caliban) -> None:
     with HistoryStore.open() as store:
         sweeps.record(store, "sweep", 2)
@@ -235,6 +249,7 @@ def test_markdown_has_the_best_runs_the_failures_and_what_ran(home: Path, inline
         sweeps.record(store, "sweep", 200)
     text = inline("report", "sweep", "--md", "--sort", "-loss").stdout
     assert "200 experiments: 177 SUCCEEDED, 23 FAILED." in text
+    assert "Time of all jobs together: 6 h 6 min; median 1 min 21 s, longest 4 min 28 s." in text
     assert "## Best by `loss`, the smallest first" in text
     assert "| 14 | `FloatingPointError: the loss is nan` | 14, 16, 30, 44, 54, ... |" in text
     assert "`commit 9c0ffee9c0ffee9c0ffee9c0ffee9c0ffee9c0ff and 1 changed file`" in text
