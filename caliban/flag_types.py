@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 # Of numbers: larger ones are taken neither by every database nor by every API.
 _LARGEST = 2**31 - 1
+
+
+def refuse_empty_values(parser: argparse.ArgumentParser) -> None:
+    """Makes a command refuse empty values of its flags; but for those that are empty by default.
+
+    They are variables of the shell that are not set, and whoever writes `--xgroup "$GROUP"` doesn't
+    mean all groups, or none.
+
+    Args:
+      parser: of the command, with all its flags.
+    """
+    for action in parser._actions:
+        if action.option_strings and action.nargs != 0 and action.default != "":
+            kind: Callable[[str], Any] = action.type if callable(action.type) else str
+            action.type = functools.partial(_not_empty, kind)
+
+
+def _not_empty(kind: Callable[[str], Any], text: str) -> Any:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "expected a value, found an empty one (a variable of the shell that is not set?)"
+        )
+    return kind(text)
 
 
 def natural_number(text: str) -> int:
@@ -46,22 +72,22 @@ def duration(text: str) -> int:
     return seconds
 
 
-def group_name(text: str) -> str | None:
-    """An argparse type: the name of an experiment group, None for an empty one."""
+def line(text: str) -> str:
+    """An argparse type: a line of text, which can be shown, and sent elsewhere."""
     try:
         # The bytes as they were typed, whatever Python made of them in the locale.
-        name = os.fsencode(text).decode().strip()
+        found = os.fsencode(text).decode().strip()
     except UnicodeDecodeError:
-        raise argparse.ArgumentTypeError("a name must be valid UTF-8") from None
-    if not name.isprintable():
-        raise argparse.ArgumentTypeError("a name must not hold control characters")
-    return name or None
+        raise argparse.ArgumentTypeError("expected valid UTF-8") from None
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", found):
+        raise argparse.ArgumentTypeError("expected one line without control characters")
+    return found
 
 
-def existing_group(text: str) -> str:
-    """An argparse type: the name of a group; an empty one is an unset variable, not all jobs."""
-    name = group_name(text)
-    if name is None:
+def group_name(text: str) -> str:
+    """An argparse type: the name of an experiment group."""
+    name = line(text)
+    if not name:
         raise argparse.ArgumentTypeError("expected the name of an experiment group, found none")
     return name
 

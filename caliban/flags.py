@@ -6,6 +6,7 @@ import argparse
 import os
 
 from caliban import flag_types
+from caliban.errors import UsageError
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, is_remote: bool = False) -> None:
@@ -112,6 +113,23 @@ def add_code_arguments(parser: argparse.ArgumentParser, is_optional: bool = Fals
     stray.required = False  # or argparse names it among what is missing, when the module is
 
 
+def check_module(module: str | None, command: str) -> None:
+    """Sees to it that a module is named, where it may be left out with --resume.
+
+    Args:
+      module: what is named.
+      command: as a user writes it: "caliban cloud".
+
+    Raises:
+      UsageError: none is.
+    """
+    if module is None:
+        raise UsageError(
+            "no module is named",
+            f"{command} trainer.train, or {command} --resume GROUP, for example.",
+        )
+
+
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Which jobs there are: `Namespace.experiment_config, xgroup, dry_run`."""
     parser.add_argument(
@@ -149,7 +167,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, which: str) -> None:
     )
     parser.add_argument(
         "--xgroup",
-        type=flag_types.existing_group,
+        type=flag_types.group_name,
         metavar="NAME",
         help=f"In the place of numbers: {which} of this experiment group.",
     )
@@ -251,6 +269,7 @@ def add_remote_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument(
         "--name",
+        type=flag_types.line,
         metavar="NAME",
         help="What the jobs are called, with their number; it is their label job_name too "
         "(default: caliban_USER).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import shlex
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from caliban import __version__
-from caliban.cli import COMMANDS, Group, command_paths, expand_flagfiles, split_at_dashes
+from caliban.cli import (
+    COMMANDS,
+    Group,
+    command_paths,
+    expand_flagfiles,
+    module_of,
+    run,
+    split_at_dashes,
+)
 from caliban.errors import UsageError
 from tests.conftest import Caliban, Inline
 
@@ -255,6 +264,28 @@ class TestHelp:
     def test_the_version_is_a_result(self, inline: Inline) -> None:
         ended = inline("--version")
         assert (ended.returncode, ended.stdout) == (0, f"caliban {__version__}\n")
+
+
+class TestEmptyValues:
+    @pytest.mark.parametrize("path", [*command_paths()], ids=" ".join)
+    def test_are_those_of_variables_that_are_not_set_and_refused(
+        self, path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        parser = argparse.ArgumentParser()
+        module_of(path).add_arguments(parser)
+        for action in parser._actions:
+            if not action.option_strings or action.nargs == 0 or action.default == "":
+                continue
+            for option in action.option_strings:
+                for empty in ("", " "):
+                    with pytest.raises(SystemExit) as ended:
+                        run([*path, option, empty])
+                    assert ended.value.code == 2
+                    said = capsys.readouterr().err
+                    assert f"argument {'/'.join(action.option_strings)}: expected a value" in said
+
+    def test_are_what_some_flags_have_by_default(self, project: Path, inline: Inline) -> None:
+        assert inline(*DRY, "--docker_run_args", "", "trainer.train").returncode == 0
 
 
 class TestWrongUsage:

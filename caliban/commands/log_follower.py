@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from caliban import joblog, process, settle, terminal
-from caliban.errors import EngineError, PlatformError
+from caliban import joblog, settle, terminal
+from caliban.commands import log_source
+from caliban.errors import PlatformError
 from caliban.model.job import Handle, Job, Status
-from caliban.remote import output as remote_output
 from caliban.remote.backends import is_remote
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ _PAUSE = 0.2
 # How often a platform elsewhere is asked about jobs that print no more, in seconds.
 _ASK = 2.0
 
-# How long the logs of jobs that have ended elsewhere are fetched, in seconds: as long as it takes.
-_FETCH = 24 * 3600.0
-
 # Looking what has become of the jobs takes at most this part of the time, however many there are.
 _SHARE = 0.05
 
@@ -40,79 +36,6 @@ _MOST = 1 << 20
 
 # A line without an end is shown in pieces of this many bytes.
 _LONGEST = 1 << 16
-
-# What is said of a log that is not whole.
-CUT = "the rest of its output could not be kept: its log had no room on the disk"
-
-_OPEN = (Status.SUBMITTED, Status.RUNNING)
-
-
-def is_left(job: Job) -> bool:
-    """Whether a job is open, and the caliban that saw to it has died on this machine."""
-    return job.outcome.status in _OPEN and process.is_alive(job.owner) is False
-
-
-def is_there(job: Job) -> bool:
-    """Whether a job is open on a platform elsewhere, which can be asked for what it prints."""
-    return is_remote(job) and job.handle is not None and job.outcome.status in _OPEN
-
-
-def fetch(store: HistoryStore, places: Places, jobs: Sequence[Job]) -> bool:
-    """Sees to it that the logs of jobs that have ended elsewhere are here, as far as there are any.
-
-    Returns:
-      Whether that could be done for all of them.
-    """
-    wanted = [
-        job for job in jobs if is_remote(job) and job.handle and not remote_output.is_kept(job)
-    ]
-    if not wanted:
-        return True
-    problems = remote_output.fetch_all(store, places.backends(), wanted, _FETCH)
-    for job in wanted:
-        if job.uid in problems:
-            terminal.warn(f"the log of job {job.id} can't be fetched: {problems[job.uid]}")
-    return not problems
-
-
-def left_container(connect: Callable[[], LocalBackend], job: Job) -> Handle | None:
-    """The container of a job that nobody attends to, if this machine's engine has it."""
-    if job.handle is None or job.handle.platform != "local" or not is_left(job):
-        return None
-    backend = connect()
-    try:
-        is_here = job.handle.target == backend.target and backend.status([job.handle])
-    except EngineError:
-        return None  # what is in the file is all that can be had
-    return job.handle if is_here else None
-
-
-def machine_of(handle: Handle) -> str:
-    """The machine that a local job runs on."""
-    return handle.target.partition(" ")[0]
-
-
-def why_nothing(job: Job) -> str:
-    """Why there is no output of a job."""
-    if joblog.find(job.uid):
-        return "it has printed nothing" + ("" if job.outcome.status.is_final else " yet")
-    if job.handle is None:
-        if not is_remote(job):
-            return "caliban 0.4 kept no log"
-        if job.outcome.status.is_final:
-            return f"it was never started ({job.outcome.reason})"
-        return "it has not been sent" + (" yet" if process.is_alive(job.owner) else "")
-    if is_remote(job) and job.outcome.status.is_final:
-        return f"there is no log of it ({job.outcome.reason or job.outcome.status.value})"
-    if job.outcome.started is None:
-        if job.outcome.status in _OPEN:
-            return "it has not started yet"
-        return f"it was never started ({job.outcome.reason})"
-    if not is_remote(job) and (machine := machine_of(job.handle)) != socket.gethostname():
-        return f"its log is on the machine where it ran, {machine}"
-    if job.outcome.status in _OPEN:
-        return "it has printed nothing yet"
-    return "its log has been removed"
 
 
 class Output:
@@ -220,7 +143,7 @@ class _Followed:
         self._arrived = arrived
         self._file = joblog.Reader(job.uid, tail)
         self._stream: _Stream | None = None
-        self.was_open = job.outcome.status in _OPEN
+        self.was_open = job.outcome.status in log_source.OPEN
         self.has_printed = False
         self.is_over = False
 
@@ -299,11 +222,11 @@ def follow(
     logs = {job.uid: _Followed(job, tail, arrived) for job in jobs}
     known = {job.uid: job for job in jobs}
     for job in jobs:
-        if _is_out_of_reach(job):
-            output.note(f"job {job.id}: {why_nothing(job)}")
+        if log_source.is_out_of_reach(job):
+            output.note(f"job {job.id}: {log_source.why_nothing(job)}")
             del logs[job.uid]
         elif len(jobs) == 1 and job.outcome.status is Status.SUBMITTED:
-            output.note(f"job {job.id}: {why_nothing(job)}")
+            output.note(f"job {job.id}: {log_source.why_nothing(job)}")
     look_again = 0.0
     while logs:
         if (began := time.monotonic()) >= look_again:
@@ -335,22 +258,14 @@ def follow(
                 if log.was_open:
                     output.note(f"job {job.id} {job.outcome.describe()}")
                 elif not log.has_printed and tail != 0:
-                    output.note(f"job {job.id}: {why_nothing(job)}")
+                    output.note(f"job {job.id}: {log_source.why_nothing(job)}")
                 if joblog.is_cut(uid):
-                    output.note(f"job {job.id}: {CUT}")
+                    output.note(f"job {job.id}: {log_source.CUT}")
         output.flush()
         if is_quiet and logs:
             arrived.wait(_PAUSE)
             arrived.clear()
     return code
-
-
-def _is_out_of_reach(job: Job) -> bool:
-    """Whether the output of an open job can't come to be seen on this machine."""
-    if is_remote(job):
-        return False
-    is_here = job.handle is not None and machine_of(job.handle) == socket.gethostname()
-    return job.outcome.status in _OPEN and not is_here and joblog.find(job.uid) is None
 
 
 class _Attendance:
@@ -363,11 +278,13 @@ class _Attendance:
 
     def see_to(self, known: Mapping[str, Job], logs: Mapping[str, _Followed]) -> dict[str, str]:
         """Returns why nothing more can be found out about some of the jobs, by uid."""
-        there = [job for job in known.values() if is_there(job)]
+        there = [job for job in known.values() if log_source.is_there(job)]
         ended = [job for job in known.values() if job.outcome.status.is_final]
-        fetch(self._store, self._places, [job for job in ended if not logs[job.uid].has_stream])
-        left = [job for job in known.values() if is_left(job)]
-        unsent = {job.uid: why_nothing(job) for job in left if is_remote(job)}
+        log_source.fetch(
+            self._store, self._places, [job for job in ended if not logs[job.uid].has_stream]
+        )
+        left = [job for job in known.values() if log_source.is_left(job)]
+        unsent = {job.uid: log_source.why_nothing(job) for job in left if is_remote(job)}
         return {**self._here([job for job in left if not is_remote(job)], logs), **unsent} | (
             self._there(there, logs)
         )
@@ -375,7 +292,7 @@ class _Attendance:
     def _here(self, left: Sequence[Job], logs: Mapping[str, _Followed]) -> dict[str, str]:
         connect = self._places.connect
         for job in left:
-            if not logs[job.uid].has_stream and (handle := left_container(connect, job)):
+            if not logs[job.uid].has_stream and (handle := log_source.left_container(connect, job)):
                 logs[job.uid].take_over(connect(), handle)
         # Whoever settles a job that has ended removes its container.
         settled = [job for job in left if not logs[job.uid].is_streamed]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # How many refused jobs a summary names.
 _NAMED = 20
 
-# From how many seconds on it is said how long sending takes.
+# From how many seconds on it is said how long sending takes, or how long it is held up.
 _LONG = 5.0
 
 # Of more jobs than these, each has one line: the pages and logs of hundreds are read by nobody.
@@ -60,7 +60,7 @@ def send(
     from caliban import dispatch
     from caliban.commands import launch_record
 
-    _bring_up_to_date(store, backends, wanted.user, wanted.group)
+    bring_up_to_date(store, backends, wanted.user, wanted.group)
     backend = backends.of(platform)
     pending = dispatch.record(backend, store, wanted)
     plans = {image.reference: wanted.container_spec}
@@ -88,7 +88,7 @@ def resume(
 
     user = flags.user_name()
     with launch.open_history() as store, record:
-        _bring_up_to_date(store, backends, user, group)
+        bring_up_to_date(store, backends, user, group)
         jobs = launch.left(store, user, group)
         if not jobs:
             terminal.note(f"Experiment group {group}: every experiment has succeeded.")
@@ -116,7 +116,15 @@ def _list(platform: str, jobs: Sequence[Job]) -> int:
     return relaunch.list_jobs([job for job in jobs if is_wanted(job)], "sent")
 
 
-def _bring_up_to_date(store: HistoryStore, backends: Backends, user: str, group: str) -> None:
+def bring_up_to_date(store: HistoryStore, backends: Backends, user: str, group: str) -> None:
+    """Finds out what has become of the jobs of a group that were sent elsewhere.
+
+    Args:
+      store: the history.
+      backends: of all platforms.
+      user: whose group.
+      group: its name.
+    """
     from caliban import settle
     from caliban.commands import job_choice
 
@@ -147,12 +155,17 @@ def see_off(
     if not pending.jobs:
         return 0
     tracking_choice.expect(store, [job.uid for job in pending.jobs])
+    jobs = tracking_choice.with_runs(backend, pending.jobs)
     with (
-        contextlib.closing(_Display(backend, len(pending.jobs))) as display,
+        contextlib.closing(_Display(backend, len(jobs))) as display,
         Interruption() as interruption,
     ):
-        sent = Submitter(backend, store, display, interruption, backends.waits).run(pending.jobs)
-    return _sum_up(platform, group, pending.jobs, sent)
+        sent = Submitter(backend, store, display, interruption, backends.waits).run(jobs)
+    if display.lost:
+        terminal.give_up_stdout()
+        if not isinstance(display.lost, BrokenPipeError):
+            terminal.warn(f"not every line could be written to stdout: {display.lost.strerror}")
+    return _sum_up(platform, group, jobs, sent)
 
 
 def _announce(backend: RemoteBackend, group: str, pending: Pending) -> None:
@@ -196,6 +209,7 @@ class _Display:
         self._backend = backend
         self._shown = None if total <= _DETAILED else 1
         self._output = terminal.Output(total)
+        self._wait = ""
 
     def accepted(self, job: Unsent, handle: Handle) -> None:
         lines = itertools.islice(_lines(job, handle, self._backend), self._shown)
@@ -215,7 +229,20 @@ class _Display:
         self._output.note(text, colour)
 
     def idle(self) -> None:
+        from caliban.platform.answers import wish
+
+        until = self._backend.held_up()
+        if until is None:
+            self._wait = ""
+        elif (until - datetime.datetime.now(datetime.UTC)).total_seconds() > _LONG:
+            self._wait = wish(until)
+        self._output.held_up(self._wait)
         self._output.idle()
+
+    @property
+    def lost(self) -> OSError | None:
+        """Why not every line could be written; None if every one was."""
+        return self._output.lost
 
     def close(self) -> None:
         self._output.close()

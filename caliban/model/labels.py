@@ -30,7 +30,8 @@ class Labels:
 
     Attributes:
       values: by key, as Google accepts them.
-      notes: what the user may not expect: labels that lost to others, flags that got none.
+      notes: what the user may not expect: labels that lost to others or were cut, flags that got
+        none.
     """
 
     values: Mapping[str, str]
@@ -43,15 +44,21 @@ def key(text: str) -> str:
     Returns:
       A key that begins with a letter; "" if nothing is left of the text.
     """
-    cleaned = _clean(text).lstrip("-")
-    if cleaned and not cleaned[0].isalpha():
-        cleaned = f"k{cleaned}"
-    return cleaned[:LONGEST]
+    return _cut(_key(text))
 
 
 def value(text: str) -> str:
     """Makes a label's value of any text: "0.01" becomes "0_01"."""
-    return _clean(text)[:LONGEST]
+    return _cut(_clean(text))
+
+
+def _cut(text: str) -> str:
+    return text[:LONGEST]
+
+
+def _key(text: str) -> str:
+    cleaned = _clean(text).lstrip("-")
+    return f"k{cleaned}" if cleaned and not cleaned[0].isalpha() else cleaned
 
 
 def _clean(text: str) -> str:
@@ -63,19 +70,21 @@ class Rules:
     """What a platform accepts as labels.
 
     Attributes:
-      key: makes a label's key of any text; "" if nothing is left of it.
-      value: makes a label's value of any text.
+      key: makes a label's key of any text, however long; "" if nothing is left of it.
+      value: makes a label's value of any text, however long.
+      cut: makes such a key or value as short as the platform wants it.
       group: makes a label's value of the name of an experiment group, by which that is found.
       most: how many a job can have.
     """
 
     key: Callable[[str], str]
     value: Callable[[str], str]
+    cut: Callable[[str], str]
     group: Callable[[str], str]
     most: int
 
 
-GOOGLE = Rules(key, value, value, MOST)
+GOOGLE = Rules(_key, _clean, _cut, value, MOST)
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -118,23 +127,27 @@ def of_job(
       rules: what the platform accepts.
     """
     reserved = {UID: uid, GROUP: rules.group(group)}
-    found = {rules.key(name): rules.value(text) for name, text in standard.items()}
+    found: dict[str, str] = {}
     setters: dict[str, str] = {}
     notes: list[str] = []
     left_out = 0
+    usual = [("", name, text) for name, text in standard.items()]
     by_user = [(f"--label {name}", name, text) for name, text in extra.items()]
     by_flags = [(f"--{name}", name, text) for name, text in _labelled(experiment)]
-    for setter, name, text in (*by_user, *by_flags):
-        label = rules.key(name)
+    for setter, name, text in (*usual, *by_user, *by_flags):
+        whole, content = rules.key(name), rules.value(text)
+        label = rules.cut(whole)
         if not label or label in reserved:
             continue
         if label not in found and len(found) + len(reserved) == rules.most:
             left_out += 1
             continue
-        if label in setters:
+        if setters.get(label):
             notes.append(f"{setters[label]} and {setter} are one label, '{label}': {setter} wins")
         setters[label] = setter
-        found[label] = rules.value(text)
+        found[label] = rules.cut(content)
+        if (label, found[label]) != (whole, content):
+            notes.append(f"{setter or name}: its label is cut to {LONGEST} characters")
     if left_out:
         notes.append(f"{left_out} flags or labels are left out: a job can have {rules.most} labels")
     return Labels(found | reserved, tuple(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -72,16 +73,21 @@ class RemoteBackend(Backend, Protocol):
     Attributes:
       GONE: why a job that it doesn't have any more has ended, in words.
       KEEPS_LOGS: whether the log of a job is still there when that has been stopped.
+      AT_A_TIME: how many jobs are sent at a time.
     """
 
     GONE: ClassVar[str]
     KEEPS_LOGS: ClassVar[bool]
+    AT_A_TIME: ClassVar[int] = 8
 
     def close(self) -> None:
         """Closes connections that are its own."""
 
     def particulars(self, submission: Submission) -> Particulars:
         """What a job is that `plan` returned: pure, without asking anybody."""
+
+    def with_variables(self, submission: Submission, variables: Mapping[str, str]) -> Submission:
+        """The same job, which finds more in its environment: pure, without asking anybody."""
 
     def locate(self, target: str) -> None:
         """Finds out what tells a target from others of its name, for `plan` to write it down."""
@@ -106,6 +112,10 @@ class RemoteBackend(Backend, Protocol):
 
     def seconds(self, target: str, count: int) -> float:
         """How long so many submissions take at least, by the platform's own limits, in seconds."""
+
+    def held_up(self) -> datetime.datetime | None:
+        """Until when the platform wants nothing to be sent; None if it does, or doesn't say."""
+        return None
 
     def links(self, handle: Handle) -> Links:
         """Where to look at a job."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from caliban.platform.rest import Session, understanding
+from caliban.platform.answers import understanding
+from caliban.platform.rest import Session
 
 URL = "https://logging.googleapis.com/"
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from caliban import home, process
 from caliban.errors import CalibanError, UsageError
 from caliban.platform import gcloud
-from caliban.platform.rest import as_it_is
+from caliban.platform.rest import LOGIN, as_it_is
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
-_ADC_LOGIN = "Run: gcloud auth application-default login"
 _NEW_KEY = "Make a new key: gcloud iam service-accounts keys create KEY.json --iam-account ACCOUNT"
 
 # Seconds for an answer of Google's when a token is asked for.
@@ -34,11 +33,13 @@ class Access:
     Attributes:
       credentials: which refresh themselves.
       source: where they are from, for people.
+      remedy: what to do if Google doesn't accept them any more.
       project: that they belong to; "" if they don't say.
     """
 
     credentials: Credentials = field(repr=False)
     source: str
+    remedy: str
     project: str = ""
 
     def token(self) -> str:
@@ -48,7 +49,7 @@ class Access:
           CredentialsError: Google doesn't accept the credentials any more.
         """
         if not self.credentials.valid:
-            _tried(self, _ADC_LOGIN)
+            _tried(self)
         return str(self.credentials.token)
 
 
@@ -77,12 +78,12 @@ def access(key: str | None, environment: Mapping[str, str]) -> Access:
         return _from_file(home.expand(named).absolute(), _NEW_KEY)
     adc = gcloud.folder(environment) / "application_default_credentials.json"
     if adc.is_file():
-        return _from_file(adc, _ADC_LOGIN)
+        return _from_file(adc, LOGIN)
     if process.find("gcloud") and gcloud.settings(environment).account:
         return _from_gcloud(environment)
     found = _from_machine(environment)
     if found is None:
-        raise CredentialsError("no credentials for Google Cloud were found", _ADC_LOGIN)
+        raise CredentialsError("no credentials for Google Cloud were found", LOGIN)
     return found
 
 
@@ -130,7 +131,7 @@ def _from_file(path: Path, remedy: str) -> Access:
             f"{path} has no credentials for Google Cloud: {_reason(error)}", remedy
         ) from None
     quota_project = getattr(credentials, "quota_project_id", None)
-    return _tried(Access(credentials, str(path), project or quota_project or ""), remedy)
+    return _tried(Access(credentials, str(path), remedy, project or quota_project or ""))
 
 
 def _from_gcloud(environment: Mapping[str, str]) -> Access:
@@ -144,7 +145,7 @@ def _from_gcloud(environment: Mapping[str, str]) -> Access:
     known = gcloud.settings(environment)
     credentials = Credentials(None, refresh_handler=refresh, scopes=SCOPES)  # type: ignore[no-untyped-call]
     return _tried(
-        Access(credentials, f"gcloud's account {known.account}", known.project), gcloud.LOGIN
+        Access(credentials, f"gcloud's account {known.account}", gcloud.LOGIN, known.project)
     )
 
 
@@ -158,7 +159,7 @@ def _from_machine(environment: Mapping[str, str]) -> Access | None:
         credentials, project = google.auth.default(scopes=SCOPES)
     except google.auth.exceptions.DefaultCredentialsError:
         return None
-    return _tried(Access(credentials, "this machine's service account", project or ""), _ADC_LOGIN)
+    return _tried(Access(credentials, "this machine's service account", LOGIN, project or ""))
 
 
 def _project_of_machine(environment: Mapping[str, str]) -> str:
@@ -185,7 +186,7 @@ def _is_googles(environment: Mapping[str, str]) -> bool:
         return False
 
 
-def _tried(found: Access, remedy: str) -> Access:
+def _tried(found: Access) -> Access:
     """Gets a token, so that what is wrong is said now and not in the middle of a sweep."""
     from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 
@@ -198,7 +199,7 @@ def _tried(found: Access, remedy: str) -> Access:
         ) from None
     except (RefreshError, GoogleAuthError, ValueError) as error:
         raise CredentialsError(
-            f"Google doesn't accept {found.source}: {_reason(error)}", remedy
+            f"Google doesn't accept {found.source}: {_reason(error)}", found.remedy
         ) from None
     except (LookupError, TypeError, AttributeError):
         raise CredentialsError(

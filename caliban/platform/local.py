@@ -6,10 +6,11 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
+from caliban.model import settings
 from caliban.model.image import OUTPUT, OUTPUT_VARIABLE
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.platform.base import Backend
@@ -20,6 +21,10 @@ NAME = "local"
 
 class Containers(Protocol):
     """What is needed of an engine, see docker.containers."""
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether they run on this machine."""
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> Child: ...  # noqa: D102
     def outcomes(self, names: Sequence[str]) -> dict[str, Outcome]: ...  # noqa: D102
@@ -82,8 +87,7 @@ class Options:
 
         Of the secrets there are the names only, which their values are not recorded with.
         """
-        usual = Options()
-        found = {key: value for key, value in asdict(self).items() if value != getattr(usual, key)}
+        found = settings.to_json(self, Options())
         return {**found, "secrets": [name for name, _ in self.secrets]} if self.secrets else found
 
     @classmethod
@@ -93,12 +97,9 @@ class Options:
         Raises:
           TypeError: it was not written by that.
         """
-        listed: dict[str, Any] = {
-            key: tuple(each) if isinstance(each, list) else each for key, each in value.items()
-        }
+        listed = settings.read(value, "environment")
         listed |= {
             "mounts": tuple(Mount(**each) for each in value.get("mounts", ())),
-            "environment": tuple((name, text) for name, text in value.get("environment", ())),
             "secrets": tuple((name, "") for name in value.get("secrets", ())),
         }
         return cls(**listed)
@@ -244,6 +245,12 @@ class LocalBackend(Backend):
         """The outcome of a job that `follow` found not started; None if it may be tried again."""
         return self._containers.unstarted(code, printed)
 
+    def is_near(self, submission: Submission) -> bool:
+        """Whether a job reaches what listens on the loopback of this machine."""
+        options = Options.from_json(submission.payload.get("settings", {}))
+        network = _network(options.run_args) or options.network
+        return self._containers.has_socket and network == "host"
+
     def discard(self, handle: Handle) -> None:
         """Sees to it that a job which does not run yet won't be started by somebody else."""
         self._containers.discard(handle.id)
@@ -309,8 +316,8 @@ def without_values(run_args: Sequence[str]) -> list[str]:
     for word in hide_secrets(run_args)[0]:
         if words and _ENV_FLAG.fullmatch(words[-1]):
             word = word.partition("=")[0]
-        elif word.startswith("--env="):
-            word = "=".join(word.split("=")[:2])
+        elif match := _ENV_WORD.fullmatch(word):
+            word = f"{match['flag']}{match['name']}"
         words.append(word)
     return words
 
@@ -320,12 +327,15 @@ def variables(submission: Submission, image: str) -> list[str]:
     command = list(submission.payload.get("command", ()))
     own = command[: command.index(image)] if image in command else []  # then come the job's own
     found = [word for flag, word in pairwise(own) if _ENV_FLAG.fullmatch(flag)]
-    found += [word.removeprefix("--env=") for word in own if word.startswith("--env=")]
+    found += [match["name"] for match in map(_ENV_WORD.fullmatch, own) if match]
     return sorted({word.partition("=")[0] for word in found})
 
 
 # --env, or -e, perhaps after other short flags: "-ie".
 _ENV_FLAG = re.compile(r"--env|-[itPq]*e")
+
+# The same with a variable in one word: "--env=NAME=value", "-eNAME".
+_ENV_WORD = re.compile(r"(?P<flag>--env=|-[itPq]*e=?)(?P<name>[^=]+)(?:=.*)?", re.DOTALL)
 
 # A name that says so, or a value that is an address with a password in it.
 _SECRET = re.compile(
@@ -345,7 +355,17 @@ def chooses_gpus(run_args: Sequence[str]) -> bool:
 
 def chooses_network(run_args: Sequence[str]) -> bool:
     """Whether the user's own arguments say which network a container is in."""
-    return any(re.match(r"--net(work)?(=|$)", word) for word in run_args)
+    return bool(_network(run_args))
+
+
+def _network(run_args: Sequence[str]) -> str:
+    """The network that the user's own arguments name last; "" for none."""
+    found = ""
+    for word, following in pairwise((*run_args, "")):
+        name, equals, value = word.partition("=")
+        if name in ("--network", "--net"):
+            found = value if equals else following
+    return found
 
 
 # What a field of CSV holds only in quotes.

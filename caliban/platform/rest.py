@@ -6,16 +6,14 @@ Here nothing is sent again that may have been carried out.
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
+import datetime
 import random
-import re
-import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from caliban.errors import RefusedError, UnknownOutcomeError, UsageError
+from caliban.platform import answers
 from caliban.platform.quota import Clock, TokenBucket
 
 if TYPE_CHECKING:
@@ -33,6 +31,9 @@ _TIMEOUT = (10, 60)
 # How often a request that may be repeated is sent, and how long caliban obeys 429s, in seconds.
 _ATTEMPTS = 5
 _PATIENCE = 900
+
+# What to do if Google doesn't accept the credentials of most people any more.
+LOGIN = "Run: gcloud auth application-default login"
 
 # When to look whether a request has arrived of which nothing was heard: seconds, one after another.
 _LOOKS = (1.0, 2.0, 4.0)
@@ -68,14 +69,21 @@ def endpoint(api: str, url: str, environment: Mapping[str, str]) -> str:
 
 
 class Session:
-    """Speaks with Google's APIs; for several threads."""
+    """Speaks with Google's APIs; for several threads.
 
-    def __init__(self, credentials: Credentials, clock: Clock | None = None) -> None:
+    Attributes:
+      clock: what it waits by.
+    """
+
+    def __init__(
+        self, credentials: Credentials, clock: Clock | None = None, login: str = LOGIN
+    ) -> None:
         """Takes who is asking.
 
         Args:
           credentials: see google.access.
           clock: for tests.
+          login: what to do if Google doesn't accept the credentials any more.
         """
         from google.auth.transport.requests import AuthorizedSession, Request
         from requests import Session as HttpSession
@@ -84,6 +92,8 @@ class Session:
         from caliban.platform.bearer import Bearer
 
         self.clock = clock or Clock()
+        self._login = login
+        self._held_up = datetime.datetime.min.replace(tzinfo=datetime.UTC)
         self._for_tokens = HttpSession()
         self._for_tokens.auth = as_it_is
         # Of its own accord it sends a request again only after a 401, by which none is carried out.
@@ -93,6 +103,12 @@ class Session:
         self._http.auth = as_it_is
         for scheme in ("https://", "http://"):
             self._http.mount(scheme, HTTPAdapter(max_retries=0, pool_maxsize=_THREADS))
+
+    @property
+    def held_up(self) -> datetime.datetime | None:
+        """Until when Google wants nothing to be sent, as it has said by a 429; None if it does."""
+        until = self._held_up
+        return until if until > datetime.datetime.now(datetime.UTC) else None
 
     def close(self) -> None:
         """Closes its connections."""
@@ -182,10 +198,12 @@ class Session:
             if bucket:
                 bucket.take()
             answer = self._exchange(method, url, params, body)
-            wait = _retry_after(answer) or _backoff(attempt)
-            if not _is_too_fast(answer) or self.clock.now() + wait > gives_up:
-                return _read(answer, url)
+            wait = answers.retry_after(answer) or _backoff(attempt)
+            if not answers.is_too_fast(answer) or self.clock.now() + wait > gives_up:
+                return answers.read(answer, url, self._login)
             attempt += 1
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=wait)
+            self._held_up = max(self._held_up, until)
             if bucket:
                 bucket.give_back()  # it wasn't carried out, nor counted
                 bucket.pause(wait)
@@ -202,7 +220,7 @@ class Session:
         from google.auth import exceptions
         from requests.exceptions import InvalidHeader
 
-        host = _host(url)
+        host = answers.host(url)
         try:
             answer: Response = self._http.request(
                 method,
@@ -217,18 +235,18 @@ class Session:
             raise UnknownOutcomeError("no access token: that of Google is none") from None
         except OSError as error:  # all of requests' own are, and that of a missing CA bundle is
             raise UnknownOutcomeError(
-                f"no answer from {host}: {_why(error)}",
+                f"no answer from {host}: {answers.why(error)}",
                 "Look after this machine's network, and its proxy if it has one.",
             ) from None
         except exceptions.GoogleAuthError as error:
             if isinstance(error, exceptions.TransportError) or error.retryable:
-                raise UnknownOutcomeError(f"no access token: {_why(error)}") from None
+                raise UnknownOutcomeError(f"no access token: {answers.why(error)}") from None
             raise RefusedError(
-                f"Google gives no access token any more: {_why(error)}",
-                "Log in again: gcloud auth application-default login",
+                f"Google gives no access token any more: {answers.why(error)}",
+                self._login,
                 401,
             ) from None
-        except _OTHER_FORM:
+        except answers.OTHER_FORM:
             raise UnknownOutcomeError(
                 "no access token: what was asked for one doesn't answer as Google does",
                 "Look after this machine's network, and its proxy if it has one.",
@@ -270,38 +288,9 @@ def once(
             absent()
             if attempt == attempts - 1:
                 raise
-            clock.sleep(_backoff(attempt))
+            # To look has taken its time already.
+            clock.sleep(max(0.0, _backoff(attempt) - sum(_LOOKS)))
     raise AssertionError("unreachable")
-
-
-# What comes of reading an answer that has not the form which the API's description promises.
-_OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError)
-
-
-@contextlib.contextmanager
-def understanding(url: str) -> Iterator[None]:
-    """Reads an answer that may not have the form which the API's description promises.
-
-    Raises:
-      UnknownOutcomeError: it hasn't; what has become of the request isn't known then.
-    """
-    try:
-        yield
-    except _OTHER_FORM as error:
-        raise UnknownOutcomeError(
-            f"{_host(url)} answers what Google doesn't: {one_line(_why(error))}",
-            "Look after this machine's proxy, if it has one.",
-        ) from None
-
-
-def one_line(text: object) -> str:
-    """A text of somebody else's in one line, without anything that a terminal would obey.
-
-    Args:
-      text: whatever else it is, it is no text: "".
-    """
-    letters = text if isinstance(text, str) else ""
-    return " ".join("".join(each if each.isprintable() else " " for each in letters).split())
 
 
 def as_it_is(request: PreparedRequest) -> PreparedRequest:
@@ -309,90 +298,6 @@ def as_it_is(request: PreparedRequest) -> PreparedRequest:
     return request
 
 
-def _host(url: str) -> str:
-    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _read(answer: Response, url: str) -> dict[str, Any]:
-    """What an answer says.
-
-    Raises:
-      RefusedError: an error of the caller's.
-      UnknownOutcomeError: an error of Google's.
-    """
-    import requests
-
-    try:
-        content = answer.json() if answer.content else {}
-    except requests.JSONDecodeError:
-        content = None
-    if 200 <= answer.status_code < 300 and isinstance(content, dict):
-        return content
-    error = content.get("error") if isinstance(content, dict) else None
-    error = error if isinstance(error, dict) else {"message": error}
-    said = one_line(error.get("message")) or one_line(answer.reason) or "no JSON"
-    message = f"{_host(url)} answers {answer.status_code}: {said.rstrip('.')}"
-    refused = 400 <= answer.status_code < 500
-    kind = RefusedError if refused else UnknownOutcomeError
-    reason, details = one_line(error.get("status")), error.get("details")
-    hint = _hint(reason, details if isinstance(details, list) else ())
-    raise kind(message, hint, answer.status_code, reason)
-
-
-def _hint(reason: str, details: Sequence[Any]) -> str:
-    """What to do about an error, where there is something."""
-    for detail in details:
-        if isinstance(detail, dict) and detail.get("reason") == "SERVICE_DISABLED":
-            found = detail.get("metadata")
-            metadata = found if isinstance(found, dict) else {}
-            project = one_line(metadata.get("consumer")).removeprefix("projects/")
-            service = one_line(metadata.get("service"))
-            return f"Run: gcloud services enable {service} --project {project}"
-    if reason == "PERMISSION_DENIED":
-        return (
-            "Your account needs a role there: roles/aiplatform.user for jobs on Vertex AI, "
-            "roles/artifactregistry.admin to make a repository, roles/logging.viewer for logs."
-        )
-    if reason == "RESOURCE_EXHAUSTED":
-        return (
-            "Quotas are shown, and asked for, at https://console.cloud.google.com/iam-admin/quotas."
-        )
-    if reason == "UNAUTHENTICATED":
-        return "Log in again: gcloud auth application-default login"
-    return ""
-
-
-def _is_too_fast(answer: Response) -> bool:
-    """Whether Google asks to wait: not for a GPU, which takes as long as somebody's job."""
-    return answer.status_code == 429 and not _ALL_IN_USE.search(answer.text)
-
-
-# What Vertex AI says when the project's quota of CPUs or GPUs is used up, or is 0.
-_ALL_IN_USE = re.compile("quotas are exceeded|exceed quota limits")
-
-
-def _retry_after(answer: Response) -> float:
-    """The seconds that an answer asks to wait for; 0 if it doesn't."""
-    text = answer.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    return max(0.0, when.timestamp() - time.time())
-
-
 def _backoff(attempt: int) -> float:
     """Seconds to wait before the next attempt: longer each time, and not the same for everybody."""
     return min(30.0, 2.0**attempt) * random.uniform(0.75, 1.25)
-
-
-def _why(error: Exception) -> str:
-    """The innermost reason of an error, which the libraries wrap in several others."""
-    inner: BaseException = error
-    while (cause := inner.__cause__ or inner.__context__) is not None:
-        inner = cause
-    # The other arguments of google-auth's errors are what was answered.
-    text = inner.args[0] if inner.args and isinstance(inner.args[0], str) else str(inner)
-    return (text or type(inner).__name__).splitlines()[0][:200]

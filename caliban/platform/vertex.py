@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ from caliban.errors import RefusedError
 from caliban.model import labels
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.platform import cloud_logging, targets, vertex_job
+from caliban.platform.answers import understanding, wish
 from caliban.platform.base import Links, Particulars, RemoteBackend
 from caliban.platform.quota import TokenBucket
-from caliban.platform.rest import Session, endpoint, once, understanding
+from caliban.platform.rest import Session, endpoint, once
 from caliban.platform.vertex_job import NAME
 
 # What Google allows in a project and region, unless it has been asked for more:
@@ -26,6 +28,9 @@ _PATIENCE = 30.0
 _MISSING = 50
 
 _PAGE = 100  # the API's own limit
+
+# How many jobs are asked for by name at a time, in an address of less than 2,000 characters.
+_NAMED = 35
 _FIELDS = "name,state,startTime,endTime,error"
 
 
@@ -34,6 +39,8 @@ class VertexBackend(RemoteBackend):
 
     GONE = "its custom job was deleted"
     KEEPS_LOGS = True
+    # At 600 a minute as well, of which some are waited for until it is known what became of them.
+    AT_A_TIME = 32
 
     def __init__(
         self, session: Session, environment: Mapping[str, str], per_minute: float = PER_MINUTE
@@ -62,6 +69,10 @@ class VertexBackend(RemoteBackend):
         """See vertex_job.particulars."""
         return vertex_job.particulars(submission)
 
+    def with_variables(self, submission: Submission, variables: Mapping[str, str]) -> Submission:
+        """See vertex_job.with_variables."""
+        return vertex_job.with_variables(submission, variables)
+
     def locate(self, target: str) -> None:
         """Nothing: a project's name is its own for good."""
 
@@ -79,6 +90,10 @@ class VertexBackend(RemoteBackend):
     def seconds(self, target: str, count: int) -> float:
         """How long so many submissions to a target take at least, by Google's quota."""
         return self.bucket(target).seconds(count)
+
+    def held_up(self) -> datetime.datetime | None:
+        """Until when Google has asked to wait."""
+        return self._session.held_up
 
     def links(self, handle: Handle) -> Links:
         """The page of a job in Google's console, and gcloud's command that shows its log."""
@@ -101,7 +116,7 @@ class VertexBackend(RemoteBackend):
         bucket = self.bucket(target)
 
         def find() -> Handle | None:
-            return self._find(target, f'labels.{labels.UID}="{uid}"').get(uid)
+            return self._find(target, _has_uid(uid)).get(uid)
 
         sent = 0
 
@@ -135,12 +150,18 @@ class VertexBackend(RemoteBackend):
 
         The jobs of a target that can't be asked just now are UNKNOWN; the reason says why.
         """
+        uids = {(handle.target, handle.id): handle.uid for handle in handles}
 
         def ask(target: str, numbers: Sequence[str]) -> dict[str, Outcome]:
+            wanted = {number: uids[target, number] for number in numbers}
             with understanding(self._jobs(target)):
-                return self._outcomes(target, set(numbers))
+                return self._outcomes(target, wanted)
 
-        return targets.outcomes(handles, ask, _PATIENCE)
+        def silence(target: str) -> str:
+            until = self.held_up()
+            return wish(until) if until else f"{target} doesn't answer"
+
+        return targets.outcomes(handles, ask, _PATIENCE, silence)
 
     def stop(self, handle: Handle) -> None:
         """Asks a job to end; one that has ended, or is gone, needs nothing.
@@ -195,19 +216,35 @@ class VertexBackend(RemoteBackend):
                 if labels.UID in job.get("labels", {})
             }
 
-    def _outcomes(self, target: str, wanted: set[str]) -> dict[str, Outcome]:
-        """What became of jobs of one target. The newest come first; no page is read in vain."""
-        left = set(wanted)
+    def _outcomes(self, target: str, wanted: Mapping[str, str]) -> dict[str, Outcome]:
+        """What became of jobs of one target.
+
+        Args:
+          target: of which they are.
+          wanted: the uid of each by its number.
+        """
+        left = dict(wanted)
         found: dict[str, Outcome] = {}
-        params = {"filter": f"labels.{labels.UID}:*", "pageSize": str(_PAGE), "readMask": _FIELDS}
-        for page in self._session.pages(self._jobs(target), params):
-            for job in page.get("customJobs", ()):
-                number = _number(job)
-                if number in left:
-                    left.discard(number)
-                    found[number] = vertex_job.outcome(job)
-            if not left:
-                break
+
+        def read(query: str) -> Iterator[int]:
+            """Reads a list, the newest first; yields how many of each page were wanted."""
+            params = {"filter": query, "pageSize": str(_PAGE), "readMask": _FIELDS}
+            for page in self._session.pages(self._jobs(target), params):
+                before = len(left)
+                for job in page.get("customJobs", ()):
+                    if left.pop(_number(job), None) is not None:
+                        found[_number(job)] = vertex_job.outcome(job)
+                yield before - len(left)
+
+        if len(left) > _NAMED:
+            for hits in read(f"labels.{labels.UID}:*"):
+                # By name they cost less than pages that are full of others.
+                if len(left) <= _NAMED or hits < _NAMED:
+                    break
+        uids = sorted(filter(None, left.values()))
+        for start in range(0, len(uids), _NAMED):
+            for _ in read(" OR ".join(map(_has_uid, uids[start : start + _NAMED]))):
+                pass
         # The list may lag behind: what has just been submitted is not taken for deleted.
         for number in sorted(left)[:_MISSING]:
             try:
@@ -234,7 +271,12 @@ def jobs_url(target: str, environment: Mapping[str, str]) -> str:
 
 
 def _handle(target: str, job: Mapping[str, Any]) -> Handle:
-    return Handle(NAME, target, _number(job))
+    return Handle(NAME, target, _number(job), job.get("labels", {}).get(labels.UID, ""))
+
+
+def _has_uid(uid: str) -> str:
+    """Selects the job with a uid."""
+    return f'labels.{labels.UID}="{uid}"'
 
 
 def _number(job: Mapping[str, Any]) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caliban.errors import UsageError
-from caliban.model import labels, tracking
+from caliban.model import labels, settings, tracking
 from caliban.model.image import OUTPUT_VARIABLE
 from caliban.model.job import JobRequest, Outcome, Status, Submission
 from caliban.model.resources import Machine
+from caliban.platform.answers import one_line
 from caliban.platform.base import Particulars
-from caliban.platform.rest import one_line
 
 NAME = "vertex"
 
@@ -125,8 +126,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON, without what is as usual; `from_json` reads it back."""
-        usual = Options("", "", "")
-        return {key: each for key, each in asdict(self).items() if each != getattr(usual, key)}
+        return settings.to_json(self, Options("", "", ""))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Options:
@@ -135,12 +135,7 @@ class Options:
         Raises:
           TypeError: it was not written by that.
         """
-        listed: dict[str, Any] = {
-            key: tuple(each) if isinstance(each, list) else each for key, each in value.items()
-        }
-        for key in ("labels", "environment"):
-            listed[key] = tuple((name, text) for name, text in value.get(key, ()))
-        return cls(**listed)
+        return cls(**settings.read(value, "labels", "environment"))
 
 
 def labels_of(request: JobRequest) -> labels.Labels:
@@ -223,6 +218,15 @@ def _container(request: JobRequest, options: Options) -> dict[str, Any]:
     if variables:
         container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     return container
+
+
+def with_variables(submission: Submission, variables: Mapping[str, str]) -> Submission:
+    """The job that `plan` returned, which finds more in its environment."""
+    payload = copy.deepcopy(dict(submission.payload))
+    for pool in payload["body"]["jobSpec"]["workerPoolSpecs"]:
+        env = pool["containerSpec"].setdefault("env", [])
+        env += [{"name": name, "value": value} for name, value in variables.items()]
+    return replace(submission, payload=payload)
 
 
 def particulars(submission: Submission) -> Particulars:

@@ -136,5 +136,5 @@ class Backends:
         with self._locks["vertex"]:
             if self._session is None:
                 access = google.access(self._cloud_key, self._environment)
-                self._session = Session(access.credentials, self.waits.clock)
+                self._session = Session(access.credentials, self.waits.clock, access.remedy)
             return self._session

@@ -21,9 +21,6 @@ from caliban.remote.backends import WaitEndedError, Waits
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
 
-# How many jobs are sent at a time.
-THREADS = 8
-
 # How often something that waits looks up, in seconds.
 _TICK = 0.05
 
@@ -122,7 +119,6 @@ class Submitter:
         progress: Progress,
         interruption: Interruption,
         waits: Waits,
-        threads: int = THREADS,
     ) -> None:
         """Takes what is needed.
 
@@ -132,14 +128,12 @@ class Submitter:
           progress: is told of the jobs.
           interruption: the user's wish to end: once after what is under way, twice at once.
           waits: what the backend waits by.
-          threads: how many jobs are sent at a time.
         """
         self._backend = backend
         self._store = store
         self._progress = progress
         self._interruption = interruption
         self._waits = waits
-        self._threads = threads
         self._answers: queue.SimpleQueue[tuple[Unsent, _Answer]] = queue.SimpleQueue()
         self._is_over = False
         self._lock = threading.Lock()
@@ -153,42 +147,52 @@ class Submitter:
           HistoryError: what has become of some could not be recorded.
         """
         self._waits.begin()
-        self._find(jobs)
-        missing = [job for job in jobs if not self._sent.has(job) and not self._is_over]
-        waiting = iter(missing)
-        threads = [
-            threading.Thread(target=self._work, args=(waiting,), daemon=True)
-            for _ in range(min(self._threads, len(missing)))
-        ]
+        if left := [job for job in jobs if not job.is_new]:
+            self._run([threading.Thread(target=self._find, args=(left,), daemon=True)], left)
+        if not self._is_over:
+            missing = [job for job in jobs if not self._sent.has(job)]
+            waiting = iter(missing)
+            threads = [
+                threading.Thread(target=self._work, args=(waiting,), daemon=True)
+                for _ in range(min(self._backend.AT_A_TIME, len(missing)))
+            ]
+            self._run(threads, missing)
+        self._sent.is_interrupted = bool(self._interruption.count)
+        return self._sent
+
+    def _run(self, threads: Sequence[threading.Thread], jobs: Sequence[Unsent]) -> None:
+        """Lets threads ask the platform, while this one records, draws, and looks after signals."""
         for thread in threads:
             thread.start()
         try:
-            self._attend(threads, missing)
+            self._attend(threads, jobs)
         except BaseException:
             self._end()
             raise
         if self._failure is not None:
             raise self._failure
-        self._sent.is_interrupted = bool(self._interruption.count)
-        return self._sent
 
     def _find(self, jobs: Sequence[Unsent]) -> None:
         """Looks for those that may have been sent before, in one list a group and target."""
         places: dict[tuple[str, str], dict[str, Unsent]] = {}
         for job in jobs:
-            if not job.is_new:
-                places.setdefault((job.submission.target, job.group), {})[job.uid] = job
-        for (target, group), wanted in places.items():
-            try:
+            places.setdefault((job.submission.target, job.group), {})[job.uid] = job
+        try:
+            for (target, group), wanted in places.items():
                 for job in wanted.values():
                     if why := self._backend.misplaced(job.submission):
                         raise CalibanError(f"job {job.id} may be there already: {why}")
                 there = self._backend.find(target, group)
-            except CalibanError as error:
-                self._sent.problem = error
-                self._end()
-                return
-            self._record([(job, there[uid]) for uid, job in wanted.items() if uid in there])
+                for uid in wanted.keys() & there.keys():
+                    self._answers.put((wanted[uid], there[uid]))
+        except WaitEndedError:
+            pass  # the user wants it to end
+        except CalibanError as error:
+            self._sent.problem = error
+            self._end()
+        except BaseException as error:  # noqa: BLE001 - it is dealt with where the thread was started
+            self._failure = error
+            self._end()
 
     def _work(self, waiting: Iterator[Unsent]) -> None:
         """Sends one job after another; one of several threads."""
@@ -224,7 +228,7 @@ class Submitter:
             left -= len(arrived)
             self._progress.idle()
             if self._interruption.count and not self._is_over:
-                self._progress.note("Waiting for what is being sent; ^C again doesn't.", "yellow")
+                self._progress.note("Waiting for answers that are due; ^C again doesn't.", "yellow")
                 self._end()
             if time.monotonic() - looked_at > _GLANCE:
                 self._look([job for job in jobs if not self._sent.has(job)])

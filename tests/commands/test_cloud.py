@@ -6,15 +6,20 @@ import json
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.commands import vertex
 from tests.commands.conftest import Start, wait_for
+from tests.commands.vertex import cloud as cloud
+from tests.commands.vertex import image as image
+from tests.commands.vertex import pushed as pushed
 from tests.conftest import Caliban, Inline
 from tests.google_cloud import client, faults
 from tests.google_cloud.cloud import GoogleCloud
@@ -22,27 +27,6 @@ from tests.google_cloud.faults import Fault, Quota
 from tests.google_cloud.vertex import failure
 
 CREATE, LIST = "customJobs.create", "customJobs.list"
-
-
-@pytest.fixture(scope="module")
-def key() -> str:
-    return client.private_key()
-
-
-@pytest.fixture(scope="module")
-def image() -> Iterator[str]:
-    with vertex.image() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(
-    project: Path, home: Path, key: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[GoogleCloud]:
-    # There is no engine: what is given needs none.
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with vertex.started(home, key, monkeypatch) as found:
-        yield found
 
 
 Words = Callable[..., tuple[str, ...]]
@@ -128,6 +112,16 @@ class TestASweep:
             found.add(url)
         assert len(found) == 2
 
+    def test_says_if_not_every_line_could_be_shown(self, cloud: GoogleCloud, words: Words) -> None:
+        command = [sys.executable, "-m", "caliban", *words(3)]
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert ended.returncode == 0, ended.stderr
+        assert "not every line could be written to stdout: No space left" in ended.stderr
+        assert "3 jobs: 3 submitted" in ended.stderr
+
     def test_without_an_experiment_has_nothing_to_submit(
         self, cloud: GoogleCloud, words: Words, inline: Inline
     ) -> None:
@@ -149,7 +143,7 @@ class TestCredentials:
         assert cloud.server.records == []
 
     def test_are_in_no_log_record_or_request(
-        self, cloud: GoogleCloud, words: Words, caliban: Caliban, home: Path, key: str
+        self, cloud: GoogleCloud, words: Words, caliban: Caliban, home: Path
     ) -> None:
         ended = caliban(words(2)[0], "--verbosity=3", *words(2)[1:])
         assert ended.returncode == 0, ended.stderr
@@ -158,7 +152,7 @@ class TestCredentials:
         shown = ended.stdout + ended.stderr + kept.decode(errors="replace")
         sent = json.dumps([each.body for each in cloud.server.records])
         assert cloud.tokens.issued
-        for secret in (*cloud.tokens.issued, key.splitlines()[1]):
+        for secret in (*cloud.tokens.issued, client.private_key().splitlines()[1]):
             assert secret not in shown
             assert secret not in sent
 
@@ -271,6 +265,14 @@ class TestTheRate:
         assert ended.returncode == 0, ended.stderr
         assert 5.5 < time.monotonic() - before < 11
         assert re.search(r"30 jobs for p1/us-central1, at 3\d\d a minute: 5\.\d s", ended.stderr)
+
+    def test_waits_as_google_asks_and_says_so(
+        self, cloud: GoogleCloud, words: Words, inline: Inline
+    ) -> None:
+        cloud.faults.add(CREATE, faults.first(1, Fault(status=429, retry_after=6)))
+        ended = inline(*words(1))
+        assert ended.returncode == 0, ended.stderr
+        assert len(re.findall(r"(?m)^Google asks to wait until \d\d:\d\d:\d\d$", ended.stderr)) == 1
 
 
 class TestStatus:

@@ -83,6 +83,12 @@ class TestTheMessagesOfTheGpuPage:
         assert "GPUs of type V100 aren't available in us-west2" in said
         assert "Try one of these regions: asia-east1, europe-west4, us-central1" in said
 
+    @pytest.mark.parametrize("count", [4, 8])
+    def test_a_type_of_tpu_that_is_for_clusters(self, inline: Inline, count: int) -> None:
+        said = refusal(inline, "--tpu_spec", f"{count}xV4", "trainer.train")
+        assert "Vertex AI doesn't train on TPUs of type V4" in said
+        assert "Try one of: V2, V3, V5E, V6E; or a cluster." in said
+
     def test_force_lets_all_of_them_pass(self, inline: Inline) -> None:
         words = ("--gpu_spec", "3xV100", "--machine_type", "n1-standard-96", "--force")
         (body,) = requests(inline, *words, "trainer.train", region="us-west2")
@@ -175,6 +181,32 @@ class TestAllThatIsWrong:
         assert "Try one of: us-central1" in said
         (body,) = requests(inline, "--nogpu", "--force", "trainer.train", region="us-central9")
         assert body["displayName"]
+
+    def test_is_what_no_machine_of_googles_can_run(self, inline: Inline) -> None:
+        words = ("--nogpu", "--platform", "linux/arm64", "trainer.train")
+        assert "--platform linux/arm64: the jobs' machines are linux/amd64" in refusal(
+            inline, *words
+        )
+
+    def test_is_a_registry_without_a_repository(self, project: Path, inline: Inline) -> None:
+        prefix = "us-central1-docker.pkg.dev/p1"
+        said = refusal(inline, "--nogpu", "--image_registry", prefix, "trainer.train")
+        assert f"'{prefix}' names no repository of Artifact Registry" in said
+        (project / ".calibanconfig.json").write_text(json.dumps({"image_registry": prefix}))
+        assert "names no repository" in refusal(inline, "--nogpu", "trainer.train")
+
+    def test_is_a_machine_in_capitals(self, inline: Inline) -> None:
+        said = refusal(inline, "--nogpu", "--machine_type", "N1-STANDARD-8", "trainer.train")
+        assert "Try one of: n1-standard-8," in said
+
+    def test_are_arguments_that_are_no_text(self, project: Path, inline: Inline) -> None:
+        said = refusal(inline, "--nogpu", "trainer.train", "--", "--file", "a\udcff")
+        assert "the argument 'a\\udcff' is not valid UTF-8" in said
+        for flag, value in (("--name", "\udcff"), ("--output", "gs://bucket/\udcff")):
+            said = refusal(inline, "--nogpu", flag, value, "trainer.train")
+            assert f"argument {flag}: expected valid UTF-8" in said
+        said = refusal(inline, "--nogpu", "--name", "a\nb", "trainer.train")
+        assert "argument --name: expected one line without control characters" in said
 
     def test_is_a_module_that_is_missing(self, inline: Inline) -> None:
         assert "no module is named" in refusal(inline, "--nogpu")
@@ -350,6 +382,13 @@ class TestTheRequests:
             "args": ["--a"],
         }
 
+    def test_say_nothing_of_what_is_not_built(self, project: Path, inline: Inline) -> None:
+        (project / "requirements.txt").write_text("tqdm\n")
+        words = ("--dry_run", "--nogpu", "trainer.train")
+        assert "Dependencies: requirements.txt\n" in inline("cloud", *words).stderr
+        given = ("--image_tag", "registry.example.com/i:v1")
+        assert "Dependencies" not in inline("cloud", *given, *words).stderr
+
     def test_have_no_credentials(self, project: Path, inline: Inline, home: Path) -> None:
         key = home / "key.json"
         key.write_text('{"type": "service_account", "private_key": "hunter2"}')
@@ -364,6 +403,7 @@ class TestTheRequests:
 MACHINES = sorted(hardware.load().machines)
 WORDS = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True)
 SPECS = [f"{n}x{gpu.name}" for gpu in hardware.load().gpus.values() for n in gpu.counts]
+LINE = st.characters(exclude_categories=["C", "Zl", "Zp"])
 FLAGS = st.fixed_dictionaries(
     {},
     optional={
@@ -372,7 +412,7 @@ FLAGS = st.fixed_dictionaries(
         "--machine_type": st.sampled_from(MACHINES),
         "--gpu_spec": st.sampled_from(SPECS),
         "--tpu_spec": st.sampled_from(["8xV2", "8xV3", "4xV5E", "1xV6E"]),
-        "--name": st.text(st.characters(exclude_categories=["C"]), max_size=150),
+        "--name": st.text(LINE, max_size=150).filter(str.strip),
         "--label": st.builds(lambda a, b: f"{a}={b}", WORDS, st.text(max_size=80)),
         "--service_account": st.sampled_from(["sa@p1.iam.gserviceaccount.com", "nobody"]),
         "--network": st.sampled_from(["projects/1/global/networks/n", "default"]),
@@ -380,7 +420,7 @@ FLAGS = st.fixed_dictionaries(
         "--output": st.sampled_from(["gs://bucket", "gs://bucket/a b/c/", "gs://b-1.x/y"]),
         "--boot_disk_gb": st.sampled_from(["50", "100", "64000"]),
         "--replicas": st.integers(1, 20).map(str),
-        "--xgroup": st.text(max_size=80).filter(str.isprintable),
+        "--xgroup": st.text(max_size=80).filter(lambda text: text.isprintable() and text.strip()),
         "--image_tag": st.sampled_from(["us-docker.pkg.dev/p1/r/i:v1", "r.example.com/i"]),
         "--per_minute": st.sampled_from(["1", "600"]),
     },

@@ -14,7 +14,6 @@ from tests.commands import vertex
 from tests.commands.conftest import kept_output, wait_for
 from tests.conftest import Caliban
 from tests.docker_registry import DockerRegistry
-from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.containers import Containers
 from tests.google_cloud.vertex import ENDED
@@ -28,7 +27,7 @@ def cloud(
     home: Path, docker_registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[GoogleCloud]:
     """A cloud that runs the containers of its jobs, from the images of the registry."""
-    with vertex.started(home, client.private_key(), monkeypatch) as found:
+    with vertex.started(home, monkeypatch) as found:
         buckets = tmp_path / "buckets"
         (buckets / "my-bucket").mkdir(parents=True)
         buckets.joinpath("my-bucket").chmod(0o777)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,15 @@ from caliban.model.job import JobRequest, Submission
 from caliban.platform import cloud_logging
 from tests.commands import vertex
 from tests.commands.conftest import Start
+from tests.commands.vertex import cloud as cloud
+from tests.commands.vertex import image as image
+from tests.commands.vertex import pushed as pushed
 from tests.conftest import USER, Caliban, Inline
-from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.faults import Fault
 from tests.google_cloud.vertex import Pace, failure
 
 LIST = "customJobs.list"
-
-
-@pytest.fixture(scope="module")
-def key() -> str:
-    return client.private_key()
-
-
-@pytest.fixture(scope="module")
-def image() -> Iterator[str]:
-    with vertex.image() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(
-    project: Path, home: Path, key: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[GoogleCloud]:
-    # There is no engine: what is given needs none.
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with vertex.started(home, key, monkeypatch) as found:
-        yield found
 
 
 Submit = Callable[..., list[str]]

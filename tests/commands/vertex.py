@@ -21,26 +21,37 @@ FAST = ("--per_minute", "6000")
 
 
 @contextlib.contextmanager
-def started(home: Path, key: str, patch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
+def started(home: Path, patch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
     """A cloud where the user of `home` has a service account's key."""
     with GoogleCloud() as cloud:
         for name, value in cloud.environment().items():
             patch.setenv(name, value)
-        file = client.write_key(cloud, home / "key.json", ROBOT, key)
+        file = client.write_key(cloud, home / "key.json", ROBOT, client.private_key())
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
         patch.setenv("PROJECT_ID", "p1")
         yield cloud
 
 
-@contextlib.contextmanager
-def image() -> Iterator[str]:
+@pytest.fixture
+def cloud(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
+    """A cloud, and a project to send jobs of."""
+    with started(home, monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pushed() -> Iterator[str]:
     """An image in a registry, which is never run."""
-    registry = Registry()
-    try:
+    with contextlib.closing(Registry()) as registry:
         registry.put("team/image:v1", {}, {})
         yield f"{registry.host}/team/image:v1"
-    finally:
-        registry.close()
+
+
+@pytest.fixture
+def image(pushed: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An image that is given to jobs; there is no engine, and none is needed."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    return pushed
 
 
 def sweep(folder: Path, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import heapq
 import json
 import threading
@@ -101,8 +102,9 @@ def credentials(cloud: GoogleCloud) -> Credentials:
     return Credentials(None, refresh_handler=refresh)  # type: ignore[no-untyped-call]
 
 
+@functools.cache
 def private_key() -> str:
-    """A service account's private key, as its file has it."""
+    """A service account's private key, as its file has it; always the same one."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from caliban.model.labels import UID
 from caliban.platform.gke import clusters
 from tests import kubernetes_cluster
 from tests.google_cloud.cloud import GoogleCloud
@@ -69,7 +70,10 @@ def _token(cluster: kubernetes_cluster.Cluster) -> str:
 
 @contextlib.contextmanager
 def idle_jobs(cluster: kubernetes_cluster.Cluster, *names: str) -> Iterator[None]:
-    """Jobs that wait for a node that never comes, for as long as the block takes."""
+    """Jobs that wait for a node that never comes, for as long as the block takes.
+
+    Those whose name ends with a uid have the label by which it is found.
+    """
     path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
     pod = {
         "restartPolicy": "Never",
@@ -77,7 +81,7 @@ def idle_jobs(cluster: kubernetes_cluster.Cluster, *names: str) -> Iterator[None
         "containers": [{"name": "main", "image": cluster.image}],
     }
     for name in names:
-        metadata = {"name": name}
+        metadata = {"name": name, "labels": {UID: name.rpartition("-")[2]}}
         cluster.connection.create(path, {"metadata": metadata, "spec": {"template": {"spec": pod}}})
     try:
         yield

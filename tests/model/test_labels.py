@@ -92,6 +92,17 @@ class TestFlags:
     def test_without_an_acceptable_letter_have_none(self) -> None:
         assert of("--日本", "1") == Labels({})
 
+    def test_that_are_cut_are_reported(self) -> None:
+        found = of("--text", "z" * 63, "--long", "a." * 40, params={"n" * 64: 1})
+        assert found.values == {"text": "z" * 63, "long": ("a_" * 40)[:63], "n" * 63: "1"}
+        assert found.notes == (
+            "--long: its label is cut to 63 characters",
+            f"--{'n' * 64}: its label is cut to 63 characters",
+        )
+
+    def test_are_not_cut_where_what_is_left_out_makes_them_fit(self) -> None:
+        assert of("--text", "z " * 40).notes == ()
+
     def test_replace_standard_labels_but_never_what_jobs_are_found_by(self) -> None:
         assert of(params={"job_name": "mine"}).values == {"job_name": "mine"}
         assert of(params={"caliban_uid": "mine", "Caliban.Group": "mine"}) == Labels({})

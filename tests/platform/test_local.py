@@ -16,7 +16,14 @@ from caliban.docker.containers import Containers
 from caliban.docker.engine import Engine
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, JobRequest, Submission
-from caliban.platform.local import LocalBackend, Mount, Options, hide_secrets
+from caliban.platform.local import (
+    LocalBackend,
+    Mount,
+    Options,
+    hide_secrets,
+    variables,
+    without_values,
+)
 
 HOST = "unix:///nonexistent.sock"
 TARGET = f"{socket.gethostname()} {HOST}"
@@ -315,6 +322,27 @@ class TestSecrets:
         self, given: list[str], kept: list[str], values: dict[str, str]
     ) -> None:
         assert hide_secrets(given) == (kept, values)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ("-e", "LEVEL=3"),
+            ("-eLEVEL=3",),
+            ("-e=LEVEL=3",),
+            ("-itPe", "LEVEL=a=3"),
+            ("--env", "LEVEL=3"),
+            ("--env=LEVEL=3",),
+            ("-eLEVEL",),
+            ("--env=LEVEL",),
+        ],
+        ids=str,
+    )
+    def test_a_record_has_the_names_of_variables_alone(self, given: tuple[str, ...]) -> None:
+        words = without_values(given)
+        assert "LEVEL" in " ".join(words)
+        assert not [word for word in words if "3" in word]
+        named = {*variables(plan(run_args=given), REQUEST.image)}
+        assert named - {*variables(plan(), REQUEST.image)} == {"LEVEL"}
 
     def test_what_is_taken_out_is_not_in_a_submission(self) -> None:
         visible, values = hide_secrets(["-e", "API_KEY=hunter2"])

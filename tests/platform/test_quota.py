@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -31,11 +32,21 @@ def test_500_at_60_a_minute_take_8_minutes_and_20_seconds(time: FakeTime) -> Non
     assert passed(bucket, time, 500)[-1] == pytest.approx(499)
 
 
-def test_what_nobody_takes_is_made_up_for_but_no_more_than_ten(time: FakeTime) -> None:
-    bucket = TokenBucket(60, time.clock)
+@pytest.mark.parametrize("per_minute", [60, 600])
+def test_what_nobody_takes_is_made_up_for_but_no_more_than_ten_seconds(
+    time: FakeTime, per_minute: int
+) -> None:
+    bucket = TokenBucket(per_minute, time.clock)
     bucket.take()
     time.sleep(100)
-    assert passed(bucket, time, 12) == pytest.approx([0] * 10 + [1, 2])
+    kept, each = per_minute // 6, 60 / per_minute
+    assert passed(bucket, time, kept + 2) == pytest.approx([0] * kept + [each, 2 * each])
+
+
+def test_a_slow_one_keeps_a_token_for_as_long_as_it_takes(time: FakeTime) -> None:
+    bucket = TokenBucket(2, time.clock)
+    time.sleep(1000)
+    assert passed(bucket, time, 2) == pytest.approx([0, 30])
 
 
 def test_no_minute_has_many_more_than_are_allowed(time: FakeTime) -> None:
@@ -64,7 +75,26 @@ def test_a_token_that_is_given_back_is_used_again(time: FakeTime) -> None:
     assert passed(bucket, time, 2) == pytest.approx([0, 1])
 
 
+def test_who_comes_first_is_served_first() -> None:
+    bucket = TokenBucket(600, Clock())
+    bucket.take()
+    served: list[int] = []
+
+    def work(number: int) -> None:
+        bucket.take()
+        served.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert served == list(range(8))
+
+
 def test_threads_share_it() -> None:
+    began = Clock().now()
     bucket = TokenBucket(6000, Clock())
     taken: list[float] = []
 
@@ -79,5 +109,5 @@ def test_threads_share_it() -> None:
     for thread in threads:
         thread.join()
     assert len(taken) == 40
-    # The first has a token; ten are kept at the most while a slow machine lets nobody run.
-    assert max(taken) - min(taken) >= (40 - 1 - 10) / 100
+    # The first has a token from the beginning.
+    assert max(taken) - began >= (40 - 1) / 100

@@ -17,7 +17,7 @@ import requests
 
 import caliban
 from caliban.errors import CalibanError, RefusedError, UnknownOutcomeError, UsageError
-from caliban.platform import google, rest
+from caliban.platform import answers, google
 from caliban.platform.quota import Clock, TokenBucket
 from caliban.platform.rest import Session, endpoint, once
 from tests.google_cloud import client, faults
@@ -90,6 +90,16 @@ class TestPost:
         session.post(jobs, JOB, bucket)
         assert sum(time.slept) == pytest.approx(20)
 
+    def test_says_until_when_it_waits(
+        self, cloud: GoogleCloud, session: Session, jobs: str
+    ) -> None:
+        assert session.held_up is None
+        cloud.faults.add(CREATE, faults.first(1, Fault(status=429, retry_after=20)))
+        session.post(jobs, JOB)
+        now = datetime.datetime.now(datetime.UTC)
+        assert session.held_up is not None
+        assert 15 < (session.held_up - now).total_seconds() <= 20
+
     def test_gives_up_at_last(
         self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
     ) -> None:
@@ -112,7 +122,7 @@ class TestPost:
     def test_waits_as_usual_where_nobody_knows_what_google_asks_for(self, text: str) -> None:
         answer = requests.Response()
         answer.headers["Retry-After"] = text
-        assert rest._retry_after(answer) == 0
+        assert answers.retry_after(answer) == 0
 
     @pytest.mark.parametrize(
         "answer",
@@ -152,12 +162,14 @@ class TestPost:
     ) -> None:
         account = "robot@p1.iam.gserviceaccount.com"
         key = client.write_key(cloud, tmp_path / "key.json", account, client.private_key())
-        session = Session(google.access(key, {}).credentials)
+        access = google.access(key, {})
+        session = Session(access.credentials, login=access.remedy)
         cloud.tokens.revoked.add(account)
         cloud.faults.add(CREATE, faults.EXPIRED)
         with pytest.raises(RefusedError) as error:
             session.post(jobs, JOB)
         session.close()
+        assert "gcloud iam service-accounts keys create" in error.value.hint
         assert error.value.message == (
             "Google gives no access token any more: invalid_grant: "
             "Token has been expired or revoked."
@@ -430,7 +442,7 @@ class TestSecrecy:
     [
         ("PERMISSION_DENIED", [], "roles/aiplatform.user"),
         ("RESOURCE_EXHAUSTED", [], "iam-admin/quotas"),
-        ("UNAUTHENTICATED", [], "gcloud auth application-default login"),
+        ("UNAUTHENTICATED", [], "Log in."),
         (
             "PERMISSION_DENIED",
             [
@@ -444,7 +456,7 @@ class TestSecrecy:
     ],
 )
 def test_errors_that_can_be_mended_say_how(reason: str, details: list[object], hint: str) -> None:
-    assert hint in rest._hint(reason, details)
+    assert hint in answers.hint(reason, details, "Log in.")
 
 
 def _certificate(folder: Path) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import queue
 import threading
 import time as real
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -54,7 +55,10 @@ def add(cloud: GoogleCloud, number: int) -> list[Handle]:
     """Puts jobs into the cloud that were submitted some time ago."""
     parent = "projects/p1/locations/us-central1"
     made = [cloud.vertex.add(parent, submission(each).payload["body"]) for each in range(number)]
-    return [Handle("vertex", "p1/us-central1", job["name"].rpartition("/")[2]) for job in made]
+    return [
+        Handle(*("vertex", "p1/us-central1", job["name"].rpartition("/")[2]), request(each).uid)
+        for each, job in enumerate(made)
+    ]
 
 
 def uids(cloud: GoogleCloud) -> list[str]:
@@ -152,12 +156,19 @@ class TestSubmit:
         assert len(cloud.vertex.jobs) == 1
 
 
+THREADS = VertexBackend.AT_A_TIME
+
+
 def submit_in_threads(
-    cloud: GoogleCloud, time: SharedTime, threads: int, numbers: Sequence[int], is_new: bool
+    cloud: GoogleCloud,
+    time: SharedTime,
+    numbers: Sequence[int],
+    is_new: bool,
+    per_minute: float = 60,
 ) -> dict[int, Handle]:
     """Submits jobs as a launch does: so many at a time."""
     session = Session(credentials(cloud), time.clock)
-    backend = VertexBackend(session, cloud.environment())
+    backend = VertexBackend(session, cloud.environment(), per_minute)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in numbers:
         waiting.put(number)
@@ -177,7 +188,7 @@ def submit_in_threads(
         finally:
             time.leave()
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -185,6 +196,11 @@ def submit_in_threads(
     session.close()
     assert errors == []
     return handles
+
+
+def _created(job: Mapping[str, Any]) -> float:
+    """When a job was made, in seconds since the epoch."""
+    return datetime.datetime.fromisoformat(job["createTime"]).timestamp()
 
 
 def trouble(count: int) -> Fault | None:
@@ -195,28 +211,31 @@ def trouble(count: int) -> Fault | None:
 
 
 class TestSweeps:
-    THREADS = 16
-
-    def test_of_500_jobs_have_500_in_the_time_that_the_quota_allows(self) -> None:
-        time = SharedTime(self.THREADS)
+    @pytest.mark.parametrize("per_minute", [60, 600])
+    def test_of_500_jobs_have_500_in_the_time_that_the_quota_allows(self, per_minute: int) -> None:
+        time = SharedTime(THREADS)
         with GoogleCloud(time) as cloud:
-            cloud.vertex.quota = Quota(60, time)
+            cloud.vertex.quota = Quota(per_minute, time)
             cloud.faults.add(CREATE, trouble)
             start = time.now
-            handles = submit_in_threads(cloud, time, self.THREADS, range(500), is_new=True)
+            handles = submit_in_threads(cloud, time, range(500), True, per_minute)
             seconds = time.now - start
             assert uids(cloud) == [f"{number:016x}" for number in range(500)]
             ids = {job["name"].rpartition("/")[2] for job in cloud.vertex.jobs}
             assert {handle.id for handle in handles.values()} == ids
             assert len(handles) == 500
-        assert 500 * 0.95 <= seconds <= 500 * 1.05
+            made = sorted(_created(job) - start for job in cloud.vertex.jobs)
+        allowed = 500 * 60 / per_minute
+        assert allowed * 0.95 <= made[-10] <= allowed * 1.05
+        # Whatever the rate, it takes 7 s to be sure that one has not arrived.
+        assert seconds <= allowed * 1.05 + 3 * 8
 
     def test_that_are_submitted_again_stay_the_same(self) -> None:
-        with GoogleCloud(time := SharedTime(self.THREADS)) as cloud:
-            first = submit_in_threads(cloud, time, self.THREADS, range(60), is_new=True)
-            again = SharedTime(self.THREADS)
+        with GoogleCloud(time := SharedTime(THREADS)) as cloud:
+            first = submit_in_threads(cloud, time, range(60), is_new=True)
+            again = SharedTime(THREADS)
             cloud.faults.add(CREATE, trouble)
-            second = submit_in_threads(cloud, again, self.THREADS, range(90), is_new=False)
+            second = submit_in_threads(cloud, again, range(90), is_new=False)
             assert {number: second[number] for number in first} == first
             assert len(uids(cloud)) == len(set(uids(cloud))) == 90
 
@@ -270,6 +289,17 @@ class TestStatus:
         assert len(backend.status(handles[-5:])) == 5
         assert len(cloud.server.calls(LIST)) == 1
 
+    @pytest.mark.parametrize(("number", "requests"), [(1, 1), (35, 1), (36, 3), (200, 7)])
+    def test_of_old_jobs_in_a_busy_project_reads_no_list_of_all(
+        self, cloud: GoogleCloud, backend: VertexBackend, number: int, requests: int
+    ) -> None:
+        handles = add(cloud, 1000)[:number]
+        found = backend.status(handles)
+        assert {outcome.status for outcome in found.values()} == {Status.RUNNING}
+        assert len(found) == number
+        assert len(cloud.server.records) == requests
+        assert max(len(each.path) for each in cloud.server.records) < 2000
+
     def test_of_jobs_that_are_gone_is_missing(
         self, cloud: GoogleCloud, backend: VertexBackend
     ) -> None:
@@ -302,7 +332,7 @@ class TestStatus:
         self, cloud: GoogleCloud, backend: VertexBackend, jobs: object
     ) -> None:
         cloud.faults.add(LIST, Fault(answer={"customJobs": jobs}))
-        handle = Handle("vertex", "p1/us-central1", "1")
+        handle = Handle("vertex", "p1/us-central1", "1", "0f")
         found = backend.status([handle])[handle]
         assert found.status is Status.UNKNOWN
         assert "answers what Google doesn't" in found.reason
@@ -318,6 +348,19 @@ class TestStatus:
         assert real.monotonic() - before < 2
         assert found[here].status is Status.RUNNING
         assert found[there] == Outcome(Status.UNKNOWN, reason="p1/us-east1 doesn't answer")
+
+    def test_of_a_region_that_asks_to_wait_says_so(
+        self, cloud: GoogleCloud, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session = Session(credentials(cloud))
+        patient = VertexBackend(session, cloud.environment())
+        monkeypatch.setattr("caliban.platform.vertex._PATIENCE", 0.5)
+        cloud.faults.add(LIST, Fault(status=429, retry_after=60))
+        (handle,) = add(cloud, 1)
+        found = patient.status([handle])[handle]
+        session.close()
+        assert found.status is Status.UNKNOWN
+        assert found.reason.startswith("Google asks to wait until ")
 
     def test_of_nothing_asks_nobody(self, cloud: GoogleCloud, backend: VertexBackend) -> None:
         assert backend.status([]) == {}
