@@ -44,7 +44,7 @@ docs:  ## Build the documentation into docs/_build/html
 	@$(PREPARE) docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
 
-bench: venv engine  ## Measure what caliban costs
+bench: venv mlflow engine  ## Measure what caliban costs
 	. ./.engine.env && $(BIN)/python scripts/bench.py
 
 clean:  ## Remove what the targets above have made, except the engine

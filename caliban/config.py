@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -168,6 +167,8 @@ def parse(content: Mapping[str, Any], name: str = FILE_NAME) -> Config:
     for key, value in content.items():
         check = checks.get(key)
         if check is None:
+            import difflib
+
             near = difflib.get_close_matches(key, checks, n=1)
             meant = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(checks)}"
             problems.append(f'unknown key "{key}" ({meant})')

@@ -23,7 +23,7 @@ from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
 from caliban.runner import Devices, Launched, NoDevices, Runner
 from caliban.tracking.place import Place
-from caliban.tracking.sender import NoTracker, Sender, Tracker
+from caliban.tracking.tracker import NoTracker, Tracker
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
@@ -230,9 +230,12 @@ def run_here(
     with contextlib.ExitStack() as stack:
         tracker: Tracker = NoTracker()
         if how.tracking and jobs:
+            from caliban.tracking.sender import Sender
+
             uids = [job.request.uid for job in jobs]
             group = jobs[0].request.group
-            tracker = stack.enter_context(Sender(store, how.tracking, group, uids))
+            near = [job.request.uid for job in jobs if backend.is_near(job.submission)]
+            tracker = stack.enter_context(Sender(store, how.tracking, group, uids, near))
         stack.enter_context(contextlib.closing(screen))
         interruption = stack.enter_context(Interruption())
         runner = Runner(backend, store, screen, interruption, how.devices, tracker)

@@ -23,7 +23,7 @@ from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission, c
 from caliban.model.report import Report
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
-from caliban.tracking.sender import NoTracker, Tracker
+from caliban.tracking.tracker import NoTracker, Tracker
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore

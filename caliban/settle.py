@@ -12,11 +12,10 @@ from caliban.errors import EngineAwayError, EngineError
 from caliban.model.job import Handle, Job, Outcome, Status
 from caliban.model.report import Report
 from caliban.platform.local import LocalBackend
-from caliban.remote import output, stragglers
-from caliban.remote.backends import Backends, is_remote
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
+    from caliban.remote.backends import Backends
 
 
 def unsettled(store: HistoryStore, user: str, group: str | None = None) -> list[Job]:
@@ -53,14 +52,24 @@ def refresh(
     Returns:
       Whether every one could be asked about.
     """
-    is_complete = True
-    sent = [job for job in jobs if job.handle and is_remote(job)]
-    if backends and (sent or output.wanted() or stragglers.expected()):
-        from caliban.remote import refresh as elsewhere
-
-        stragglers.end(store, backends())
-        is_complete = elsewhere.refresh(store, sent, backends())
+    is_complete = _refresh_elsewhere(store, jobs, backends) if backends else True
     return _refresh_here(store, jobs, connect, gives_up) and is_complete
+
+
+def _refresh_elsewhere(
+    store: HistoryStore, jobs: Sequence[Job], backends: Callable[[], Backends]
+) -> bool:
+    """The same for the jobs of platforms elsewhere."""
+    from caliban.remote import output, stragglers
+    from caliban.remote.backends import is_remote
+
+    sent = [job for job in jobs if job.handle and is_remote(job)]
+    if not (sent or output.wanted() or stragglers.expected()):
+        return True
+    from caliban.remote import refresh as elsewhere
+
+    stragglers.end(store, backends())
+    return elsewhere.refresh(store, sent, backends())
 
 
 def _refresh_here(
@@ -161,6 +170,8 @@ def keep_output(backend: LocalBackend, handle: Handle, uid: str, outcome: Outcom
     Raises:
       EngineAwayError: the engine does not answer; the container has to stay.
     """
+    from caliban.remote import output
+
     return output.keep(uid, output.gathered(_lines(backend, handle)), outcome)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,11 @@ def _wants_colour(stream: TextIO) -> bool:
     )
 
 
+def one_line(text: str) -> str:
+    """A text of somebody else's without what would move a terminal's cursor."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def note(text: str, colour: str = "") -> None:
     """Tells the user something that is not the result: a line on stderr."""
     sys.stdout.flush()  # what was printed before comes first, also where both go to one place
@@ -57,6 +63,16 @@ def warn(text: str) -> None:
 def result(text: str) -> None:
     """Prints what the user asked for: a line on stdout."""
     print(text)  # noqa: T201
+
+
+def give_up_stdout() -> None:
+    """Nothing is written to stdout any more, nor what it could not take so far, and nothing fails.
+
+    Otherwise Python would try again with the next note, and complain again.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def result_bytes(data: bytes) -> None:
@@ -94,6 +110,10 @@ def confirm(question: str, hint: str) -> bool:
     line = b""
     try:
         if sys.stdin is not None:
+            if sys.stdin.isatty():
+                # A signal just before a read isn't noticed until that returns: a person waits.
+                while not select.select([sys.stdin], [], [], 0.2)[0]:
+                    pass
             line = sys.stdin.buffer.readline()
     finally:
         if not line.endswith(b"\n"):  # ^C, or ^D
@@ -221,6 +241,10 @@ class Steps:
         sys.stderr.flush()
 
 
+# What the bar counts.
+_TITLE = "jobs"
+
+
 class Output:
     """Passes jobs' output on unchanged, with a bar that counts jobs below it on a terminal.
 
@@ -237,13 +261,14 @@ class Output:
         self._bar: tqdm[Any] | None = None
         self._shown = False
         self._at_line_start = True
+        self._why = ""
         if total > 1 and sys.stderr.isatty():
             from tqdm import tqdm
 
             # Room is left for the ^C that a terminal echoes: on a line of its own it would stay.
             columns = size(sys.stderr).columns - 3
             self._bar = tqdm(
-                total=total, unit="job", desc="jobs", leave=False, ncols=columns, delay=1e9
+                total=total, unit="job", desc=_TITLE, leave=False, ncols=columns, delay=1e9
             )
 
     def write(self, stream: TextIO, data: bytes) -> None:
@@ -271,6 +296,20 @@ class Output:
         if self._bar is not None:
             self._bar.update()
         self.idle()
+
+    def held_up(self, why: str) -> None:
+        """Says why nothing goes on just now: in front of the bar, or as a note where there is none.
+
+        Args:
+          why: in words; "" if it goes on.
+        """
+        if why == self._why:
+            return
+        self._why = why
+        if self._bar is not None:
+            self._bar.set_description_str(why or _TITLE, refresh=False)
+        elif why:
+            self.note(why, "yellow")
 
     def idle(self) -> None:
         """Shows the bar, if the cursor is where it may be drawn."""

@@ -1,8 +1,9 @@
 """What caliban costs, each figure beside a reference that is measured in the same run.
 
 Prints a table, and exits with 1 if a figure is over its bound. Needs a Docker engine for the rows
-about jobs, and takes a few minutes. Run it on a machine that does nothing else: `make bench`. With
-$CALIBAN_TEST_KUBECONFIG, submitting jobs to that cluster is measured as well.
+about jobs, and takes a few minutes; 15 more with a tracking server of MLflow. Run it on a machine
+that does nothing else: `make bench`. With $CALIBAN_TEST_KUBECONFIG, submitting jobs to that cluster
+is measured as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import bench_cluster
+import bench_tracking
 from bench_images import building, unchanged
 from measuring import Row, cpu, paired, wall
 
@@ -213,6 +215,8 @@ def main() -> int:
         ]
         if os.environ.get(bench_cluster.VARIABLE):
             parts.append(bench_cluster.submitting(folder))
+        if bench_tracking.program():
+            parts.append(bench_tracking.tracking(folder))
         for part in parts:
             for row in part:
                 print("\t".join(row.cells()), file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ class Proxy:
       lose: of how many POSTs one is carried out whose answer is lost; 0 for none.
       busy: how many POSTs in a row are still refused with 429 before they reach the cluster.
       breaks: after how many lines of a log its connection breaks, one after another.
+      longest: how many characters of an address are taken; 0 for any number.
       delay: how long an answer to a POST takes, in seconds, so that there is time to do something.
     """
 
@@ -45,6 +46,7 @@ class Proxy:
         self.lose = 0
         self.busy = 0
         self.breaks: list[int] = []
+        self.longest = 0
         self.delay = 0.0
         self._original = kubeconfig or cluster.kubeconfig
         self._cluster = cluster
@@ -124,6 +126,9 @@ class Proxy:
             number = next(self._posts) if is_post else 0
             is_busy = is_post and self.busy > 0
             self.busy -= is_busy
+        if self.longest and len(handler.path) > self.longest:
+            _answer(handler, 414, b"<html>too long</html>", {})
+            return
         if is_busy:
             _answer(
                 handler, 429, b'{"message": "slow down", "reason": "Busy"}', {"Retry-After": "1"}

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from caliban.errors import UsageError
 from caliban.model import experiment
 from caliban.model.experiment import Experiment
+
+if TYPE_CHECKING:
+    from caliban.commands.image_choice import ImageChoice
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,19 @@ class Experiments:
         return experiment.count(self.config)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What jobs do that are not made of a command line and a project's files.
+
+    Attributes:
+      image: that they run.
+      experiments: one for each job.
+    """
+
+    image: ImageChoice
+    experiments: Experiments
+
+
 def choose(args: argparse.Namespace) -> Experiments:
     """Reads --experiment_config; without one, there is one experiment without flags of its own.
 
@@ -48,3 +66,19 @@ def choose(args: argparse.Namespace) -> Experiments:
     config = document.read(source)
     experiment.validate(config, source)
     return Experiments(args.script_args, config)
+
+
+def check_text(experiments: Experiments) -> None:
+    """Sees to it that the arguments of jobs can be sent elsewhere, where they have to be text.
+
+    Raises:
+      UsageError: one is a name of a file in another encoding, for one.
+    """
+    for each in experiments:
+        for word in each.flags():
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    f"the argument {word!a} is not valid UTF-8, in which jobs elsewhere get theirs"
+                ) from None

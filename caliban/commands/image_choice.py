@@ -110,12 +110,16 @@ def choose_in(
     if planned is None or (name is not None and code is None):
         return None
     plan, said = planned
-    for each in said.notes:
-        terminal.note(each)
-    if mode in settings.dockerfiles and dockerfile is None:
-        own = settings.dockerfiles[mode].path
-        said.warnings.append(f"{own} is not built: $CALIBAN_BASE_IMAGE says what to build on")
-    for each in (*said.warnings, *settings.unused):
+    warnings = list(settings.unused)
+    # An image that is used as it is has what it has, whatever the project declares.
+    if not (getattr(args, "image_tag", None) or getattr(args, "image_id", None)):
+        for each in said.notes:
+            terminal.note(each)
+        if mode in settings.dockerfiles and dockerfile is None:
+            own = settings.dockerfiles[mode].path
+            said.warnings.append(f"{own} is not built: $CALIBAN_BASE_IMAGE says what to build on")
+        warnings = [*said.warnings, *warnings]
+    for each in warnings:
         terminal.warn(each)
     julia = settings.julia_version or ""
     plan = replace(plan, dockerfile=dockerfile, julia=julia, platform=args.platform or "")

@@ -14,6 +14,7 @@ from caliban.model.job import Job, Status, duration
 from caliban.model.report import Metric
 from caliban.model.selection import Cause, Outline, Tally, why
 from caliban.remote.backends import is_remote, resume_command
+from caliban.terminal import one_line
 
 _COLOUR = {
     Status.SUCCEEDED: "green",
@@ -164,11 +165,6 @@ def _short(value: Metric) -> str:
         return f"{value:.4g}"
     text = one_line(str(value))
     return text if len(text) <= _LONGEST_METRIC else f"{text[: _LONGEST_METRIC - 3]}..."
-
-
-def one_line(text: str) -> str:
-    """What a job has printed, without what would move a terminal's cursor."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _output(job: Job) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caliban.model.job import Job
+from caliban.model.provenance import without_passwords
 from caliban.platform import local
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from caliban.docker.engine import Engine
     from caliban.history.store import HistoryStore
     from caliban.platform.base import Particulars, RemoteBackend
-    from caliban.provenance.gathering import Gathering, Made
+    from caliban.provenance.gathering import Earlier, Gathering, Made
     from caliban.remote.submit import Unsent
     from caliban.runner import Launched
 
@@ -31,8 +31,6 @@ _LONGEST_EXPERIMENTS = 1 << 20
 # For how many seconds jobs are held back that are to be sent, until it is written down what they
 # are: nearly always that is known by then, and afterwards caliban may be ended any moment.
 _PATIENCE = 3.0
-
-_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 
 
 def begin(
@@ -83,7 +81,7 @@ def _without_secrets(name: str, value: Any) -> Any:
         return value if isinstance(value, bool | int | float) else str(value)
     if name == "docker_run_args":
         value = shlex.join(local.without_values(shlex.split(value)))
-    return _PASSWORD.sub("", value)
+    return without_passwords(value)
 
 
 def made(
@@ -91,6 +89,7 @@ def made(
     plans: Mapping[str, Mapping[str, Any]],
     fresh: Iterable[str] = (),
     excluded: Sequence[Path] = (),
+    earlier: Mapping[str, Earlier] | None = None,
 ) -> list[Made]:
     """What has been launched, by image.
 
@@ -99,6 +98,7 @@ def made(
       plans: the ImagePlan of each image.
       fresh: the images that were made of the files as they are now.
       excluded: files that live jobs don't see.
+      earlier: what another history has recorded of images.
     """
     from caliban.provenance.gathering import Made
 
@@ -114,6 +114,7 @@ def made(
             local.variables(each[0].submission, image),
             image in fresh,
             excluded,
+            earlier=(earlier or {}).get(image),
         )
         for image, each in by_image.items()
         if image in plans
@@ -127,6 +128,7 @@ def keep_elsewhere(
     jobs: Sequence[Unsent],
     plans: Mapping[str, Mapping[str, Any]],
     images: Iterable[JobImage] = (),
+    earlier: Earlier | None = None,
 ) -> None:
     """Writes down what jobs are made of that are about to be sent elsewhere.
 
@@ -137,6 +139,7 @@ def keep_elsewhere(
       jobs: that were recorded; those that another caliban has left behind may have a record.
       plans: the ImagePlan of each image, for those that caliban has made.
       images: those that were made, or named, for this launch.
+      earlier: what another history has recorded of the jobs' image.
     """
     from caliban.provenance.gathering import Elsewhere, Made
 
@@ -156,7 +159,7 @@ def keep_elsewhere(
             there = Elsewhere(each.machine, each.secrets, image.id if image else "")
             is_fresh = image is not None and not image.is_given
             plan = plans.get(each.image, {})
-            made.append(Made(uids, plan, each.image, each.variables, is_fresh, (), there))
+            made.append(Made(uids, plan, each.image, each.variables, is_fresh, (), there, earlier))
         return made
 
     record.keep(store, find, _PATIENCE)

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Shows the logs; 0 also where there is none."""
     from caliban import launch, settle
-    from caliban.commands import job_choice, log_follower
-    from caliban.commands.log_follower import is_there
+    from caliban.commands import job_choice, log_follower, log_source
+    from caliban.commands.log_source import is_there
 
     job_choice.check(args)
     if not args.jobs and not args.xgroup:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             jobs = job_choice.by_number(store, user, args.jobs)
         # What a dead caliban has left behind may have ended, and what it printed not be kept yet.
-        unsettled = [job for job in jobs if log_follower.is_left(job) or is_there(job)]
+        unsettled = [job for job in jobs if log_source.is_left(job) or is_there(job)]
         settle.refresh(store, unsettled, places.connect, places.backends)
         now = {job.uid: job for job in store.jobs([job.uid for job in jobs])}
         jobs = [now[job.uid] for job in jobs]
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
                 terminal.note("None of these jobs has failed.")
         output = log_follower.Output(several=len(jobs) > 1)
         ended = [job for job in jobs if job.outcome.status.is_final]
-        is_whole = log_follower.fetch(store, places, ended)
+        is_whole = log_source.fetch(store, places, ended)
         if args.follow:
             code = log_follower.follow(store, places, jobs, args.tail, output)
         else:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(places: Places, jobs: Sequence[Job], tail: int | None, output: Output) -> int:
     """Shows what there is by now, one job after another; 1 if a platform did not give it."""
-    from caliban.commands.log_follower import CUT, why_nothing
+    from caliban.commands.log_source import CUT, why_nothing
 
     code = 0
     for job in jobs:
@@ -107,7 +107,7 @@ def _show(places: Places, jobs: Sequence[Job], tail: int | None, output: Output)
 
 def _pieces(places: Places, job: Job, tail: int | None) -> Iterator[bytes]:
     """What a job has printed by now: from its file, or from where it is if nobody writes that."""
-    from caliban.commands.log_follower import is_there, left_container
+    from caliban.commands.log_source import is_there, left_container
 
     if job.handle and is_there(job):
         yield from places.backends().of(job.handle.platform).logs(job.handle, False, tail)

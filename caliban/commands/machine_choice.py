@@ -42,13 +42,25 @@ def choose(
       The machine; None if `problems` has something now.
     """
     gpu = problems.attempt(lambda: parse(GPUSpec, "--gpu_spec", args.gpu_spec, args.force), None)
-    tpu = problems.attempt(lambda: parse(TPUSpec, "--tpu_spec", args.tpu_spec, args.force), None)
+    tpu = problems.attempt(lambda: _tpu(args.tpu_spec, args.force), None)
     if region is None or (args.gpu_spec and not gpu) or (args.tpu_spec and not tpu):
         return None
     machine = (args.machine_type or "").strip()
     return problems.attempt(
         lambda: resources.choose(region, gpu, tpu, machine, mode is Mode.GPU, args.force), None
     )
+
+
+def _tpu(text: str | None, force: bool) -> TPUSpec | None:
+    """Reads --tpu_spec; a type that Vertex AI hasn't is told before the numbers that others have.
+
+    Raises:
+      UsageError: it is wrong, or Vertex AI has no such TPUs.
+    """
+    wanted = parse(TPUSpec, "--tpu_spec", text, force=True)
+    if wanted and not force:
+        resources.check_trainable(wanted)
+    return parse(TPUSpec, "--tpu_spec", text, force)
 
 
 def parse(kind: type[S], flag: str, text: str | None, force: bool) -> S | None:

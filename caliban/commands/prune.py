@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "--xgroup",
-        type=flag_types.existing_group,
+        type=flag_types.group_name,
         metavar="NAME",
         help="Only what belongs to the jobs of this experiment group, and to no other one.",
     )

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "--xgroup",
-        type=flag_types.existing_group,
+        type=flag_types.group_name,
         required=True,
         metavar="NAME",
         help="Experiment group whose jobs are run again.",

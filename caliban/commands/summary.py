@@ -23,7 +23,12 @@ _NAMED = 20
 
 
 def see_through(
-    backend: LocalBackend, store: HistoryStore, group: str, sweep: Sweep, how: Execution
+    backend: LocalBackend,
+    store: HistoryStore,
+    group: str,
+    sweep: Sweep,
+    how: Execution,
+    again: str = "",
 ) -> int:
     """Runs the jobs of a group, sums up, and returns the exit code: 0 only if all succeeded.
 
@@ -35,6 +40,7 @@ def see_through(
       group: name of the experiment group.
       sweep: its jobs.
       how: how they are run.
+      again: the command that goes on after an interruption; "" for `caliban run --resume`.
     """
     _announce(group, sweep)
     if how.tracking and sweep.jobs:
@@ -42,7 +48,7 @@ def see_through(
     code = 0
     if sweep.jobs:
         finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)
-        code = _sum_up(finished, interrupted)
+        code = _sum_up(finished, interrupted, again)
     elsewhere = [job.uid for job in sweep.superfluous if not job.outcome.status.is_final]
     missing = [job for job in store.jobs(elsewhere) if job.outcome.status is not Status.SUCCEEDED]
     if missing and code != INTERRUPTED:
@@ -74,7 +80,7 @@ def _experiments(number: int) -> str:
     return "1 experiment" if number == 1 else f"{number} experiments"
 
 
-def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
+def _sum_up(jobs: Sequence[Launched], interrupted: bool, again: str) -> int:
     """Says what became of the jobs, and which failed; returns the exit code."""
     counts = Counter(job.outcome.status for job in jobs)
     failed = [job for job in jobs if job.outcome.status is Status.FAILED]
@@ -94,6 +100,7 @@ def _sum_up(jobs: Sequence[Launched], interrupted: bool) -> int:
     if failed:
         terminal.note(f"'caliban status --xgroup {group}' shows all.")
     if interrupted:
-        terminal.note(f"'caliban run --resume {group}' goes on with what has not succeeded.")
+        again = again or f"caliban run --resume {group}"
+        terminal.note(f"'{again}' goes on with what has not succeeded.")
         return INTERRUPTED
     return 0 if counts.keys() <= {Status.SUCCEEDED} else 1

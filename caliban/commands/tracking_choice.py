@@ -12,7 +12,6 @@ from caliban import config, terminal
 from caliban.errors import CalibanError
 from caliban.model import tracking
 from caliban.model.job import Job
-from caliban.platform.kubernetes.manifest import CLOUD_SQL_PORT
 from caliban.platform.local import Options
 from caliban.tracking import outbox, place
 from caliban.tracking.place import Place
@@ -20,6 +19,8 @@ from caliban.tracking.place import Place
 if TYPE_CHECKING:
     from caliban.commands.image_choice import ImageChoice
     from caliban.history.store import HistoryStore
+    from caliban.platform.base import RemoteBackend
+    from caliban.remote.submit import Unsent
 
 # How long somebody waits who has asked for something else, in seconds.
 _PATIENCE = 15.0
@@ -88,6 +89,8 @@ def elsewhere(
         return ()
     url = where.url
     if where.instance and has_proxy:
+        from caliban.platform.kubernetes.manifest import CLOUD_SQL_PORT
+
         url = f"postgresql://{where.user}@127.0.0.1:{CLOUD_SQL_PORT}/{where.database}"
     elif where.is_on_loopback:
         return ()
@@ -103,22 +106,57 @@ def tell_unreachable(where: Place | None, has_proxy: bool = False) -> None:
         )
 
 
-def expect(store: HistoryStore, uids: Sequence[str]) -> None:
+def expect(store: HistoryStore, uids: Sequence[str], where: Place | None = None) -> None:
     """Takes note of jobs sent elsewhere, whose runs are completed when they have ended.
 
     Args:
       store: the history.
       uids: of the jobs, which are of one project.
+      where: their runs are kept; None for what that project says.
     """
     jobs = store.jobs(uids[:1])
-    if where := of_jobs(jobs):
+    if where := where or of_jobs(jobs):
         outbox.expect(outbox.Entry(uid, where, jobs[0].group) for uid in uids)
+
+
+def with_runs(backend: RemoteBackend, jobs: Sequence[Unsent]) -> list[Unsent]:
+    """The same jobs, told of runs that are made for them, as far as there is time for that.
+
+    Those that are told of none make one, which is found by its tag.
+
+    Args:
+      backend: of the platform that they are sent to.
+      jobs: that are noted already, see `expect`.
+    """
+    from caliban.tracking import ahead
+
+    entries = []
+    for job in jobs:
+        entry = outbox.find(job.uid)
+        is_told = tracking.URI in backend.particulars(job.submission).variables
+        if is_told and entry and entry.place.is_server:
+            entries.append(entry)
+    run_ids, why = ahead.make(entries, _PATIENCE)
+    if why:
+        number = len(entries) - len(run_ids)
+        what = "1 job is" if number == 1 else f"{number} jobs are"
+        terminal.warn(f"{what} not told of a run of MLflow, and can make one: {why}")
+    return [
+        replace(
+            job,
+            submission=backend.with_variables(job.submission, {tracking.ID: run_ids[job.uid]}),
+        )
+        if job.uid in run_ids
+        else job
+        for job in jobs
+    ]
 
 
 def send_waiting(store: HistoryStore) -> None:
     """Sends to MLflow what waits for that, and says what waits on."""
-    from caliban.tracking import sender
+    from caliban.remote import output
+    from caliban.tracking import completion
 
-    for left in sender.flush(store, _PATIENCE):
+    for left in completion.flush(store, _PATIENCE, output.wanted()):
         jobs = "1 job waits" if left.number == 1 else f"{left.number} jobs wait"
         terminal.warn(f"{jobs} to be written to MLflow: {left.why}")

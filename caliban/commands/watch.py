@@ -54,7 +54,7 @@ def _on_screen(look: Callable[[], View], lines: Lines) -> int:
         while view is None or view.is_open:
             if view is not None:
                 _wait(view)
-            with _collected() as said:
+            with collected() as said:
                 view = look()
             notes = said.getvalue()
             drawn = [*notes.splitlines(), *lines(view, _now())]
@@ -77,7 +77,7 @@ def _as_it_changes(look: Callable[[], View], lines: Lines) -> int:
     before, noted = "", ""
     try:
         while True:
-            with _collected() as said:
+            with collected() as said:
                 view = look()
             if (notes := said.getvalue()) != noted:
                 noted = notes
@@ -99,7 +99,7 @@ def _wait(view: View) -> None:
 
 
 @contextlib.contextmanager
-def _collected() -> Iterator[io.StringIO]:
+def collected() -> Iterator[io.StringIO]:
     """Keeps notes back, which would be lost on a screen, and be repeated at every look."""
     said = io.StringIO()
     try:

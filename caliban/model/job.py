@@ -79,11 +79,19 @@ class Submission:
 
 @dataclass(frozen=True)
 class Handle:
-    """How to find a submitted job again: its id within a platform's target."""
+    """How to find a submitted job again: its id within a platform's target.
+
+    Attributes:
+      platform: see Submission.
+      target: see Submission.
+      id: what the platform calls it there.
+      uid: see JobRequest; "" where nobody has said it. It makes no other job of one.
+    """
 
     platform: str
     target: str
     id: str
+    uid: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Outcome:
       started: when its process started (UTC), if it did.
       finished: when it ended (UTC), if it did.
       node: the machine of a cluster that it runs on, or ran on last; "" where nobody says.
+      hint: what to do where nobody could be asked; "" for nothing in particular.
     """
 
     status: Status
@@ -105,6 +114,7 @@ class Outcome:
     started: datetime.datetime | None = None
     finished: datetime.datetime | None = None
     node: str = field(default="", compare=False)
+    hint: str = field(default="", compare=False)
 
     def describe(self) -> str:
         """The outcome in a few words: "FAILED (exit code 3) in 2.1 s"."""
@@ -132,8 +142,13 @@ def concluded(outcome: Outcome, metrics: Metrics, tail: bytes) -> Report:
 
 
 def duration(span: datetime.timedelta) -> str:
-    """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min"."""
+    """A time span for people: "0.3 s", "2 min 5 s", "3 h 12 min".
+
+    One between times of whole seconds, as Kubernetes has them, isn't more exact than that: "2 s".
+    """
     if span < datetime.timedelta(minutes=1):
+        if not span.microseconds:
+            return f"{span.seconds} s" if span > datetime.timedelta() else "under 1 s"
         return f"{max(span.total_seconds(), 0.0):.1f} s"
     minutes, seconds = divmod(round(span.total_seconds()), 60)
     if minutes < 60:

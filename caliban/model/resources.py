@@ -246,16 +246,25 @@ def _check_machine(wanted: Machine, known: Hardware) -> None:
         raise UsageError(f"'{name}' comes with TPUs", "Say which with --tpu_spec.")
 
 
-def _check_tpu(name: str, tpu: TPUSpec) -> None:
-    known = tpu.known
-    if known is None:
-        return
-    if known.vertex is None:
+def check_trainable(tpu: TPUSpec) -> None:
+    """Sees to it that Vertex AI trains on a type of TPU, however many it may have.
+
+    Raises:
+      UsageError: it does not.
+    """
+    if tpu.known and tpu.known.vertex is None:
         others = hardware.load().trainable_tpus
         raise UsageError(
             f"Vertex AI doesn't train on TPUs of type {tpu.type}",
             f"Try one of: {', '.join(each.name for each in others)}; or a cluster.",
         )
+
+
+def _check_tpu(name: str, tpu: TPUSpec) -> None:
+    known = tpu.known
+    if known is None:
+        return
+    check_trainable(tpu)
     fitting = known.slices[tpu.count].machine
     if name != fitting:
         raise UsageError(
@@ -349,7 +358,7 @@ def _usual_machine(gpu: GPUSpec | None, tpu: TPUSpec | None, known: Hardware) ->
 def _suggest(wrong: str, known: Iterable[str]) -> str:
     """What may have been meant, or else all that there is."""
     every = list(known)
-    likely = ", ".join(difflib.get_close_matches(wrong, every, 5))
+    likely = ", ".join(difflib.get_close_matches(wrong.lower(), every, 5))
     return f"Try one of: {likely or _listed(every)}."
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from caliban import home
+from caliban.tracking.journal import Journal
 from caliban.tracking.place import Place
 
 _FOLDER = "mlflow"
@@ -23,13 +24,15 @@ class Entry:
       uid: of the job.
       place: where it is to be.
       experiment: its name there.
-      run_id: of the run that the job was told of; "" if it was told of none.
+      run_id: of its run; "" if it has none yet, or the job was told of none.
+      port: of the relay that the job speaks with; 0 for none.
     """
 
     uid: str
     place: Place
     experiment: str
     run_id: str = ""
+    port: int = 0
 
 
 def expect(entries: Iterable[Entry]) -> None:
@@ -39,15 +42,21 @@ def expect(entries: Iterable[Entry]) -> None:
             _write(entry)
 
 
-def tell(uid: str, run_id: str) -> None:
-    """Takes note of the run that a job is told of."""
+def tell(uid: str, run_id: str, port: int = 0) -> None:
+    """Takes note of the run that a job has, and whom it speaks with."""
     if (entry := find(uid)) is not None:
-        _write(replace(entry, run_id=run_id))
+        _write(replace(entry, run_id=run_id or entry.run_id, port=port or entry.port))
 
 
 def forget(uid: str) -> None:
     """Takes no more note of a job."""
     _file(uid).unlink(missing_ok=True)
+    _journal_file(uid).unlink(missing_ok=True)
+
+
+def journal(uid: str) -> Journal:
+    """What a job has said itself that is not passed on yet."""
+    return Journal(_journal_file(uid))
 
 
 def find(uid: str) -> Entry | None:
@@ -55,7 +64,8 @@ def find(uid: str) -> Entry | None:
     try:
         found = json.loads(_file(uid).read_bytes())
         place = Place.from_json(found["place"])
-        return Entry(uid, place, str(found["experiment"]), str(found["run_id"]))
+        run_id, port = str(found["run_id"]), int(found.get("port", 0))
+        return Entry(uid, place, str(found["experiment"]), run_id, port)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -70,8 +80,8 @@ def entries() -> list[Entry]:
 
 
 @contextlib.contextmanager
-def sending(entry: Entry) -> Iterator[bool]:
-    """Yields whether an entry is still to be sent, while nobody else does; then it is forgotten."""
+def holding(entry: Entry) -> Iterator[bool]:
+    """Yields whether an entry is still to be sent, while nobody else does."""
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(_file(entry.uid), "r+b"))
@@ -80,6 +90,13 @@ def sending(entry: Entry) -> Iterator[bool]:
             return
         fcntl.flock(file, fcntl.LOCK_EX)
         yield _file(entry.uid).exists()
+
+
+@contextlib.contextmanager
+def sending(entry: Entry) -> Iterator[bool]:
+    """The same; then it is forgotten."""
+    with holding(entry) as is_wanted:
+        yield is_wanted
         forget(entry.uid)
 
 
@@ -88,6 +105,7 @@ def _write(entry: Entry) -> None:
         "place": entry.place.to_json(),
         "experiment": entry.experiment,
         "run_id": entry.run_id,
+        "port": entry.port,
     }
     home.write_private(
         home.directory(_FOLDER, home.history_mark()) / entry.uid, json.dumps(content)
@@ -100,3 +118,7 @@ def _folder() -> Path:
 
 def _file(uid: str) -> Path:
     return _folder() / uid
+
+
+def _journal_file(uid: str) -> Path:
+    return _folder() / f"{uid}.requests"

@@ -5,27 +5,28 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Self
 
-from caliban import joblog, terminal
+from caliban import terminal
 from caliban.errors import CalibanError
 from caliban.model import tracking
 from caliban.model.job import Status
-from caliban.tracking import outbox
+from caliban.tracking import completion, outbox
+from caliban.tracking.journal import Journal
+from caliban.tracking.line import Line
 from caliban.tracking.outbox import Entry
 from caliban.tracking.place import Place
-from caliban.tracking.server import AwayError, RefusedError, Server
+from caliban.tracking.server import AwayError, Server
 from caliban.tracking.service import Service
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
     from caliban.model.job import Job
+    from caliban.tracking.relay import Relay
 
 # How long a job waits for its run to be made, in seconds: longer ones get no MLFLOW_RUN_ID.
 _GLANCE = 0.5
@@ -43,58 +44,29 @@ _GATHERING = 10.0
 # How often something that waits looks up, in seconds.
 _TICK = 0.1
 
-# How much of a log is sent, in bytes.
-_LONGEST_LOG = 64 << 20
 
+class _Work(Enum):
+    """What is done for a job: its run is made, told what the job has said, and completed."""
 
-class Tracker(Protocol):
-    """Is told of jobs of this machine as they run."""
-
-    def prepare(self, uids: Sequence[str]) -> None:
-        """These jobs start soon."""
-
-    def variables(self, uid: str) -> Mapping[str, str]:
-        """What a job finds in its environment that starts now."""
-
-    def ended(self, uid: str) -> None:
-        """A job has ended, and its outcome is recorded."""
-
-
-class NoTracker:
-    """For jobs whose runs are kept nowhere."""
-
-    def prepare(self, uids: Sequence[str]) -> None:
-        """Nothing is prepared."""
-
-    def variables(self, uid: str) -> Mapping[str, str]:
-        """Nothing is told."""
-        return {}
-
-    def ended(self, uid: str) -> None:
-        """Nothing is sent."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What could not be sent.
-
-    Attributes:
-      number: of jobs.
-      why: in words.
-    """
-
-    number: int
-    why: str
+    MAKE = "make"
+    PASS_ON = "pass on"
+    COMPLETE = "complete"
 
 
 class Sender:
     """Makes runs for the jobs of a launch before they start, and completes them when they ended.
 
-    One thread does it. Nobody waits for it: a server that is away costs a job nothing.
+    One thread does it. Nobody waits for it: a server that is away costs a job nothing. Jobs that
+    reach this machine's loopback speak with a relay there, which keeps what can't be passed on.
     """
 
     def __init__(
-        self, store: HistoryStore, place: Place, experiment: str, uids: Sequence[str]
+        self,
+        store: HistoryStore,
+        place: Place,
+        experiment: str,
+        uids: Sequence[str],
+        near: Collection[str] = (),
     ) -> None:
         """Sends nothing yet.
 
@@ -103,6 +75,7 @@ class Sender:
           place: where the runs are kept.
           experiment: what they are part of.
           uids: of the jobs, which have been recorded.
+          near: those of them that reach the loopback of this machine.
         """
         self._store = store
         self._place = place
@@ -110,22 +83,46 @@ class Sender:
         self._uids = uids
         self._service = Service(place, os.environ)
         self._server = Server(self._service.url, os.environ)
+        self._near = frozenset(near)
+        self._relay = self._take_relay() if near else None
         self._changed = threading.Condition()
         self._wanted: collections.deque[str] = collections.deque()
         self._ended: collections.deque[str] = collections.deque()
-        self._run_ids: dict[str, str] = {}
+        self._runs: dict[str, Mapping[str, Any]] = {}
+        self._earlier: dict[str, str] = {}  # the ids of those made by a launch that has died
+        self._journals: dict[str, Journal] = {}
         self._told: set[str] = set()
         self._away_until = 0.0
         self._is_ready = place.is_server
         self._is_slow = False
         self._began = self._hold_until = time.monotonic()
         self._why = ""
+        self._refused: list[str] = []
         self._number = 0
         self._closing = 0.0
         # A server that never answers must not keep caliban from ending.
         self._thread = threading.Thread(target=self._work, daemon=True)
 
+    def _take_relay(self) -> Relay:
+        """A relay, at the port that jobs know which an earlier caliban has left behind."""
+        from caliban.tracking.relay import Relay
+
+        known = [entry for uid in self._near if (entry := outbox.find(uid)) and entry.port]
+        port = known[0].port if known else 0
+        relay = Relay(self._service.url, os.environ, self._notice, port)
+        for entry in known:
+            line = Line(entry.uid, entry.experiment, outbox.journal(entry.uid))
+            line.begin(None, entry.run_id)
+            relay.add(line)
+        return relay
+
+    def _notice(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
     def __enter__(self) -> Self:
+        if self._relay:
+            self._relay.start()
         self._thread.start()
         return self
 
@@ -136,7 +133,10 @@ class Sender:
             self._closing = time.monotonic() + patience
             self._changed.notify_all()
         self._thread.join(patience + 1)
+        if self._relay:
+            self._relay.close()
         self._service.close()
+        completion.tell_refused(self._refused)
         if self._place.debug:
             terminal.note(f"MLflow: {self._number} runs written at {self._service.url}")
         mine = {entry.uid for entry in outbox.entries()} & {*self._uids}
@@ -150,32 +150,47 @@ class Sender:
     def prepare(self, uids: Sequence[str]) -> None:
         """Has runs made for jobs that start soon, unless the server is known to be away."""
         with self._changed:
-            new = [uid for uid in uids if uid not in self._run_ids and uid not in self._told]
-            for uid in new:
-                if (earlier := outbox.find(uid)) and earlier.run_id:
-                    self._run_ids[uid] = earlier.run_id  # of a launch that has died
-            known = {*self._run_ids, *self._wanted}
-            self._wanted.extend(uid for uid in new if uid not in known)
+            known = {*self._runs, *self._wanted, *self._told}
+            new = [uid for uid in uids if uid not in known]
+            found = {uid: entry.run_id for uid in new if (entry := outbox.find(uid))}
+            self._earlier |= {uid: run_id for uid, run_id in found.items() if run_id}
+            self._wanted.extend(uid for uid in new if uid not in self._earlier)
             self._changed.notify_all()
 
     def variables(self, uid: str) -> Mapping[str, str]:
         """What a job finds in its environment that starts now."""
-        found = variables_of(self._service.url, self._experiment, uid)
         with self._changed:
             # After one job has waited in vain, the others don't, until the server is itself again.
             self._is_slow |= not self._changed.wait_for(
-                lambda: uid in self._run_ids or uid not in self._wanted or self._is_away(), _GLANCE
+                lambda: uid in self._runs or uid not in self._wanted or self._is_away(), _GLANCE
             )
             self._told.add(uid)
-            run_id = self._run_ids.get(uid, "")
-        if run_id:
+            run = self._runs.get(uid)
+        run_id = str(run["info"]["run_id"]) if run else self._earlier.get(uid, "")
+        url, port, told = self._service.url, 0, run_id
+        if self._relay and uid in self._near:
+            line = self._line(uid, run, run_id)
+            url, port, told = self._relay.address(uid), self._relay.port, line.run_id
+        if told:
             with contextlib.suppress(CalibanError):
-                outbox.tell(uid, run_id)
-        return {**found, tracking.ID: run_id} if run_id else found
+                outbox.tell(uid, run_id, port)
+        found = variables_of(url, self._experiment, uid)
+        return {**found, tracking.ID: told} if told else found
+
+    def _line(self, uid: str, run: Mapping[str, Any] | None, run_id: str) -> Line:
+        """Lets a job speak with the relay."""
+        assert self._relay
+        line = Line(uid, self._experiment, outbox.journal(uid))
+        line.begin(run, run_id)
+        self._relay.add(line)
+        return line
 
     def ended(self, uid: str) -> None:
         """Has it sent what is known of a job that has ended."""
+        line = self._relay.remove(uid) if self._relay else None
         with self._changed:
+            if line:
+                self._journals[uid] = line.journal
             self._ended.append(uid)
             self._changed.notify_all()
 
@@ -183,8 +198,8 @@ class Sender:
         """Jobs that never started get no run, unless one was made for them already."""
         for job in self._store.jobs([uid for uid in self._uids if uid not in self._told]):
             if job.outcome.status is Status.STOPPED and job.outcome.started is None:
-                if run_id := self._run_ids.get(job.uid):
-                    outbox.tell(job.uid, run_id)
+                if run := self._runs.get(job.uid):
+                    outbox.tell(job.uid, str(run["info"]["run_id"]))
                     self._ended.append(job.uid)
                 else:
                     outbox.forget(job.uid)
@@ -198,7 +213,7 @@ class Sender:
             self._service.start()
             self._start()
             while (work := self._next()) is not None:
-                self._attempt(work)
+                self._attempt(*work)
             self._catch_up()
         except CalibanError as error:
             self._why = error.message
@@ -221,8 +236,9 @@ class Sender:
             now = time.monotonic()
             if now > self._closing or now < self._away_until:
                 return
-            if job.outcome.status.is_final:
-                send(self._store, self._server, left[job.uid], job)
+            # Of jobs elsewhere, the output may not be here yet.
+            if job.outcome.status.is_final and job.submission.platform == "local":
+                self._complete(left[job.uid], job)
 
     def _start(self) -> None:
         while not self._service.is_ready():
@@ -231,8 +247,8 @@ class Sender:
             time.sleep(_TICK)
         self._is_ready = True
 
-    def _next(self) -> tuple[str, bool] | None:
-        """The next job, and whether it has ended; runs to be made come first. None at the end."""
+    def _next(self) -> tuple[_Work, str] | None:
+        """What is to be done next, for which job; runs to be made come first. None at the end."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -242,43 +258,68 @@ class Sender:
                 while self._wanted and self._wanted[0] in self._told:
                     self._wanted.popleft()
                 if self._wanted and not is_away and not self._closing:
-                    return self._wanted[0], False
+                    return _Work.MAKE, self._wanted[0]
                 due = max(self._away_until, 0 if self._closing else self._hold_until)
                 if self._ended and now >= due:
-                    return self._ended[0], True
+                    return _Work.COMPLETE, self._ended[0]
+                if self._relay and not is_away and (behind := self._relay.behind()):
+                    return _Work.PASS_ON, behind[0].uid
                 pause = due if self._ended else self._away_until
                 self._changed.wait(pause - now if pause > now else None)
 
-    def _attempt(self, work: tuple[str, bool]) -> None:
-        uid, has_ended = work
-        run_id = ""
+    def _attempt(self, work: _Work, uid: str) -> None:
         try:
-            if has_ended and not self._send(uid):
+            if work is _Work.MAKE:
+                self._make(uid)
+            elif work is _Work.PASS_ON:
+                self._pass_on(uid)
+            elif not self._has_completed(uid):
                 with self._changed:
                     self._ended.rotate(-1)
                     self._hold_until = time.monotonic() + _TICK
                 return
-            if not has_ended:
-                run_id = self._server.create(self._experiment, uid)
-        except AwayError as error:
-            self._why = error.message
-            with self._changed:
-                self._away_until = time.monotonic() + _AGAIN
-                self._wanted.clear()
-                self._changed.notify_all()
-            return
         except CalibanError as error:
             self._why = error.message
+            if isinstance(error, AwayError) or work is _Work.PASS_ON:
+                self._leave_alone()
+                return
         with self._changed:
-            if run_id:
-                self._run_ids[uid] = run_id
-                self._is_slow = False
-            queue = self._ended if has_ended else self._wanted
+            queue = self._ended if work is _Work.COMPLETE else self._wanted
             with contextlib.suppress(ValueError):
                 queue.remove(uid)
             self._changed.notify_all()
 
-    def _send(self, uid: str) -> bool:
+    def _leave_alone(self) -> None:
+        """Asks the server nothing for a while."""
+        if self._relay:
+            self._relay.rest()
+        with self._changed:
+            self._away_until = time.monotonic() + _AGAIN
+            self._wanted.clear()
+            self._changed.notify_all()
+
+    def _make(self, uid: str) -> None:
+        run = self._server.create(self._experiment, uid)
+        with self._changed:
+            self._runs[uid] = run
+            self._is_slow = False
+
+    def _pass_on(self, uid: str) -> None:
+        """Sends what a job has said itself that still runs."""
+        assert self._relay
+        line, entry = self._relay.line(uid), outbox.find(uid)
+        if line is None or entry is None:  # it has ended, and somebody else has seen to it
+            self._relay.remove(uid)
+            return
+        with outbox.holding(entry) as is_wanted:
+            if is_wanted:
+                started = line.runs[line.run_id].get("start_time")
+                found = completion.pass_on(self._server, entry, line.journal, started)
+                line.names = found.run
+                self._refused += found.refused
+                outbox.tell(uid, found.run.run)
+
+    def _has_completed(self, uid: str) -> bool:
         """Sends what is known of a job; returns False if that is not all that will be soon."""
         provenance = self._store.provenances.of_job(uid)
         is_early = time.monotonic() - self._began < _GATHERING
@@ -287,9 +328,13 @@ class Sender:
         entry = outbox.find(uid)
         jobs = self._store.jobs([uid])
         if entry and jobs:
-            send(self._store, self._server, entry, jobs[0])
+            self._complete(entry, jobs[0])
             self._number += 1
         return True
+
+    def _complete(self, entry: Entry, job: Job) -> None:
+        journal = self._journals.get(job.uid) or outbox.journal(job.uid)
+        self._refused += completion.send(self._store, self._server, entry, job, journal)
 
 
 def variables_of(url: str, experiment: str, uid: str) -> dict[str, str]:
@@ -301,71 +346,3 @@ def variables_of(url: str, experiment: str, uid: str) -> dict[str, str]:
         **tracking.own_variables(uid),
         **logins,
     }
-
-
-def send(store: HistoryStore, server: Server, entry: Entry, job: Job) -> None:
-    """Writes down all that is known of a job that has ended, unless somebody else has done it.
-
-    Raises:
-      AwayError: the server doesn't answer.
-      RefusedError: it says no.
-    """
-    run = tracking.run_of(job, store.provenances.of_job(job.uid))
-    with outbox.sending(entry) as is_wanted, _log(job.uid) as log:
-        if is_wanted:
-            server.record(entry.experiment, entry.uid, entry.run_id, run, log)
-
-
-@contextlib.contextmanager
-def _log(uid: str) -> Iterator[IO[bytes] | None]:
-    """What a job has printed, as a file; None if nothing was kept."""
-    if joblog.find(uid) is None:
-        yield None
-        return
-    with tempfile.TemporaryFile() as file:
-        with contextlib.suppress(CalibanError):  # damaged: as far as it goes
-            for piece in joblog.read(uid):
-                file.write(piece[: _LONGEST_LOG - file.tell()])
-        file.seek(0)
-        yield file
-
-
-def flush(store: HistoryStore, seconds: float) -> list[Waiting]:
-    """Sends what waits of jobs that have ended, as far as there is time for it.
-
-    Returns:
-      What could not be sent, and why.
-    """
-    entries = {entry.uid: entry for entry in outbox.entries()}
-    if not entries:
-        return []
-    until = time.monotonic() + seconds
-    left: Counter[str] = Counter()
-    by_place: dict[Place, list[Job]] = {}
-    for job in store.jobs(sorted(entries)):
-        if job.outcome.status.is_final:
-            by_place.setdefault(entries[job.uid].place, []).append(job)
-    for place, jobs in by_place.items():
-        service = Service(place, os.environ)
-        with (
-            contextlib.closing(service),
-            contextlib.closing(Server(service.url, os.environ)) as server,
-        ):
-            try:
-                service.start()
-                service.wait(until)
-            except CalibanError as error:
-                left[error.message] += len(jobs)
-                continue
-            for number, job in enumerate(jobs):
-                if time.monotonic() > until:
-                    left["there was no time left"] += len(jobs) - number
-                    break
-                try:
-                    send(store, server, entries[job.uid], job)
-                except AwayError as error:
-                    left[error.message] += len(jobs) - number
-                    break
-                except RefusedError as error:
-                    left[error.message] += 1
-    return [Waiting(number, why) for why, number in left.items()]

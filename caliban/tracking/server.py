@@ -5,21 +5,23 @@ Reference: https://mlflow.org/docs/latest/rest-api.html
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from caliban import __version__
 from caliban.errors import CalibanError
 from caliban.model import tracking
 from caliban.model.tracking import Run
+from caliban.tracking.journal import FILES, Names, Request
 
 if TYPE_CHECKING:
     import requests
 
 # Seconds until a server that doesn't accept a connection is taken to be away, and until one is that
-# doesn't answer.
-_CONNECT, _ANSWER = 1.0, 10.0
+# doesn't answer, or doesn't say that it has kept a file.
+_CONNECT, _ANSWER, _FILE = 1.0, 10.0, 60.0
 
 # How many of each kind MLflow takes at a time.
 _MOST_PARAMETERS, _MOST_TAGS, _MOST_METRICS = 100, 100, 500
@@ -27,7 +29,7 @@ _MOST_PARAMETERS, _MOST_TAGS, _MOST_METRICS = 100, 100, 500
 _LOG = "caliban/log.txt"
 _PROVENANCE = "caliban/provenance.json"
 
-_PROXIED = "mlflow-artifacts:"
+KEPT_ELSEWHERE = "the server keeps files elsewhere"
 
 
 class AwayError(CalibanError):
@@ -38,12 +40,20 @@ class RefusedError(CalibanError):
     """The server has understood, and says no.
 
     Attributes:
-      code: MLflow's word for why.
+      code: MLflow's word for why; "" for none.
+      status: HTTP's; 0 for none.
     """
 
-    def __init__(self, message: str, code: str = "") -> None:
+    def __init__(self, message: str, code: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.code = code
+        self.status = status
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is about what was asked, and not who asks whom: it won't be accepted later."""
+        is_elsewhere = self.status == 404 and not self.code
+        return 400 <= self.status < 500 and self.status not in (401, 403, 407) and not is_elsewhere
 
 
 class Server:
@@ -66,23 +76,67 @@ class Server:
         if self._session is not None:
             self._session.close()
 
-    def create(self, experiment: str, uid: str, started: int | None = None) -> str:
-        """Makes the run of a job; returns its id.
+    def create(self, experiment: str, uid: str, started: int | None = None) -> Mapping[str, Any]:
+        """Makes the run of a job; returns it.
 
         Raises:
           AwayError: the server doesn't answer; there may be a run.
           RefusedError: it says no.
         """
-        content = {
-            "experiment_id": self._experiment(experiment),
-            "run_name": tracking.run_name(uid),
-            "start_time": started or int(time.time() * 1000),
-            "tags": [
-                {"key": tracking.UID, "value": uid},
-                {"key": tracking.MADE, "value": "true"},
-            ],
-        }
-        return str(self._post("runs/create", content)["run"]["info"]["run_id"])
+        with self._understanding():
+            content = {
+                "experiment_id": self._experiment(experiment),
+                "run_name": tracking.run_name(uid),
+                "start_time": started or int(time.time() * 1000),
+                "tags": [
+                    {"key": tracking.UID, "value": uid},
+                    {"key": tracking.MADE, "value": "true"},
+                ],
+            }
+            made: Mapping[str, Any] = self._post("runs/create", content)["run"]
+            Names.of(made)
+        return made
+
+    def schedule(self, experiment: str, uid: str) -> str:
+        """Makes the run of a job that is to start later; returns its id.
+
+        Raises:
+          AwayError: the server doesn't answer; there may be a run.
+          RefusedError: it says no.
+        """
+        run_id = str(self.create(experiment, uid)["info"]["run_id"])
+        self._post("runs/update", {"run_id": run_id, "status": "SCHEDULED"})
+        return run_id
+
+    def find(
+        self, experiment: str, uid: str, known: str, started: int | None = None
+    ) -> Mapping[str, Any]:
+        """The one run of a job; it is made if there is none.
+
+        Args:
+          experiment: name of the experiment.
+          uid: of the job.
+          known: id of the run that the job was told of; "" if it was told of none.
+          started: when it was, in milliseconds since 1970; None for now.
+
+        Raises:
+          AwayError: the server doesn't answer.
+          RefusedError: it says no.
+        """
+        with self._understanding():
+            there = self._find(experiment, uid, known)
+            return there or self._get(str(self.create(experiment, uid, started)["info"]["run_id"]))
+
+    def repeat(self, request: Request) -> None:
+        """Asks what a job has asked before.
+
+        Raises:
+          AwayError: the server doesn't answer.
+          RefusedError: it says no.
+        """
+        headers = {"Content-Type": request.kind} if request.kind else {}
+        address, limit = f"{self.url}{request.address}", _FILE if request.file else _ANSWER
+        self._request(request.verb, address, limit, data=request.content, headers=headers)
 
     def record(self, experiment: str, uid: str, known: str, run: Run, log: IO[bytes] | None) -> str:
         """Writes down all that is known of a job that has ended, in the one run that it has.
@@ -103,19 +157,29 @@ class Server:
           AwayError: the server doesn't answer.
           RefusedError: it says no.
         """
-        there = self._find(experiment, uid, known)
-        if there is None:
-            there = self._get(self.create(experiment, uid, run.started))
+        there = self.find(experiment, uid, known, run.started)
         run_id = str(there["info"]["run_id"])
-        data = there.get("data", {})
-        self._log(run_id, data, run)
-        why = self._keep(str(there["info"].get("artifact_uri", "")), run, log)
+        with self._understanding():
+            self._log(run_id, there.get("data", {}), run)
+        why = self._keep(Names.of(there).folder, run, log)
         # Last, so that what has this state is complete.
         end = {"run_id": run_id, "status": run.state}
         if run.finished:
             end["end_time"] = run.finished  # type: ignore[assignment]
         self._post("runs/update", end)
         return why
+
+    @contextlib.contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Deals with answers of a server that is none of MLflow.
+
+        Raises:
+          RefusedError: they are none of MLflow's.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError):
+            raise RefusedError(f"{self.url} is no tracking server of MLflow") from None
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -183,13 +247,10 @@ class Server:
             self._post("runs/log-batch", {"run_id": run_id, **batch})
             pieces = [(key, most, each[most:]) for key, most, each in pieces]
 
-    def _keep(self, place: str, run: Run, log: IO[bytes] | None) -> str:
+    def _keep(self, folder: str, run: Run, log: IO[bytes] | None) -> str:
         """Sends the files of a job, if it is the server that keeps them."""
-        if not place.startswith(_PROXIED):
-            return f"it keeps files elsewhere, in {place.partition(':')[0] or 'a folder'}"
-        folder = place.removeprefix(_PROXIED).lstrip("/")
-        if place.startswith(f"{_PROXIED}//"):
-            folder = folder.partition("/")[2]
+        if not folder:
+            return KEPT_ELSEWHERE
         if run.provenance is not None:
             import json
 
@@ -201,8 +262,7 @@ class Server:
     def _put(self, path: str, content: bytes | IO[bytes]) -> None:
         from urllib.parse import quote
 
-        address = f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
-        self._request("PUT", address, data=content)
+        self._request("PUT", f"{self.url}{FILES}{quote(path)}", _FILE, data=content)
 
     def _post(self, method: str, content: Mapping[str, Any]) -> dict[str, Any]:
         return self._answer("POST", method, json=content)
@@ -211,23 +271,28 @@ class Server:
         return self._answer(verb, method, params=query)
 
     def _answer(self, verb: str, method: str, **content: Any) -> dict[str, Any]:
-        response = self._request(verb, f"{self.url}/api/2.0/mlflow/{method}", **content)
-        try:
-            found: dict[str, Any] = response.json()
-        except ValueError:
-            raise RefusedError(f"{self.url} is no tracking server of MLflow") from None
+        address = f"{self.url}/api/2.0/mlflow/{method}"
+        response = self._request(verb, address, _ANSWER, **content)
+        with self._understanding():
+            try:
+                found: dict[str, Any] = response.json()
+            except ValueError:
+                raise TypeError from None
+            found.keys()
         return found
 
-    def _request(self, verb: str, address: str, **content: Any) -> requests.Response:
+    def _request(self, verb: str, address: str, limit: float, **content: Any) -> requests.Response:
         import requests
 
         if self._session is None:
             self._session = requests.Session()
             self._session.headers["User-Agent"] = f"caliban/{__version__}"
             self._log_in(self._session)
+        # The first is also how long it may take to send each piece of a file.
+        connect = _ANSWER if limit > _ANSWER else _CONNECT
         try:
             response = self._session.request(
-                verb, address, timeout=(_CONNECT, _ANSWER), allow_redirects=False, **content
+                verb, address, timeout=(connect, limit), allow_redirects=False, **content
             )
         except requests.RequestException as error:
             name = type(error).__name__
@@ -251,7 +316,8 @@ class Server:
         if response.status_code in (401, 403):
             return RefusedError(
                 f"the tracking server at {self.url} wants another login (HTTP "
-                f"{response.status_code}): set {' and '.join(tracking.CREDENTIALS[:2])}"
+                f"{response.status_code}): set {' and '.join(tracking.CREDENTIALS[:2])}",
+                status=response.status_code,
             )
         try:
             said = response.json()
@@ -259,7 +325,9 @@ class Server:
         except (ValueError, AttributeError):
             code, why = "", ""
         why = why.splitlines()[0][:200] if why else f"HTTP {response.status_code}"
-        return RefusedError(f"the tracking server at {self.url} says: {why}", code)
+        return RefusedError(
+            f"the tracking server at {self.url} says: {why}", code, response.status_code
+        )
 
 
 def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import shutil
 import socket
 import sys
@@ -17,6 +19,9 @@ from caliban.tracking.server import AwayError
 
 # How often something that waits looks up, in seconds.
 _TICK = 0.1
+
+# After so many seconds one that is not ready holds up no other one.
+_LONGEST_START = 30.0
 
 _LOCAL = "127.0.0.1"
 
@@ -52,6 +57,8 @@ class Service:
         self._place = place
         self._environment = environment
         self._children: list[process.Child] = []
+        self._lock = contextlib.ExitStack()
+        self._began = 0.0
         self.url = place.url if place.is_server else f"http://{_LOCAL}:{_free_port()}"
 
     def start(self) -> None:
@@ -60,15 +67,34 @@ class Service:
         Raises:
           CalibanError: a program is not installed.
         """
-        if self._place.is_server:
+        if not self._place.is_server:
+            home.directory("mlflow")
+            _program("mlflow", f"for the database {self._place}", "pip install 'caliban[mlflow]'")
+            if self._place.instance:
+                _program("cloud-sql-proxy", "for Cloud SQL")
+            self._begin()
+
+    def _begin(self) -> None:
+        """Starts it, unless another one is just being started.
+
+        Two that make the tables of a new database at the same time get in each other's way.
+        """
+        mark = hashlib.sha256(str(self._place).encode()).hexdigest()[:16]
+        file = self._lock.enter_context(home.path("mlflow", f"starting.{mark}").open("ab"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
             return
-        home.directory("mlflow")
+        self._began = time.monotonic()
         address = self._place.url
         if self._place.instance:
             port = _free_port()
-            proxy = _program("cloud-sql-proxy", "for Cloud SQL")
             self._spawn(
-                [proxy, "--address", _LOCAL, "--port", str(port), self._place.instance],
+                [
+                    _program("cloud-sql-proxy", "for Cloud SQL"),
+                    *("--address", _LOCAL, "--port", str(port), self._place.instance),
+                ],
                 self._environment,
             )
             name, user = self._place.database, self._place.user
@@ -76,7 +102,7 @@ class Service:
         elif address.startswith("sqlite"):
             Path(address.partition(":///")[2]).parent.mkdir(parents=True, exist_ok=True)
         command = [
-            _program("mlflow", f"for the database {self._place}", "pip install 'caliban[mlflow]'"),
+            _program("mlflow", f"for the database {self._place}"),
             *("server", "--host", _LOCAL, "--port", self.url.rpartition(":")[2], "--workers", "1"),
             *("--artifacts-destination", self._place.artifacts),
         ]
@@ -99,15 +125,21 @@ class Service:
         """
         if self._place.is_server:
             return True
+        if not self._children:
+            self._begin()
+            return False
         if any(child.poll() is not None for child in self._children):
             hint = f"${PASSWORD} holds its password, if it has one." if self._place.user else ""
             raise CalibanError(f"the server for {self._place} has ended: see {_log()}", hint)
         import requests
 
         try:
-            return requests.get(f"{self.url}/health", timeout=1).status_code == 200
+            found = requests.get(f"{self.url}/health", timeout=1).status_code == 200
         except requests.RequestException:
-            return False
+            found = False
+        if found or time.monotonic() - self._began > _LONGEST_START:
+            self._lock.close()
+        return found
 
     def wait(self, until: float) -> None:
         """Waits for it to be ready, until a time by time.monotonic.
@@ -123,6 +155,7 @@ class Service:
 
     def close(self) -> None:
         """Ends what was started."""
+        self._lock.close()
         for child in self._children:
             with contextlib.suppress(BrokenPipeError):
                 if child.stdin:

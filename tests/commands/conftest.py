@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 from tests.commands.kubernetes import Namespace
 from tests.commands.noise import SOURCE
+from tests.commands.replays import EXPERIMENTS, Elsewhere
+from tests.conftest import Caliban
 from tests.kubernetes_cluster import Cluster
 from tests.workshop import Workshop
 
@@ -124,6 +127,58 @@ def own_namespace(
     monkeypatch.setenv("KUBECONFIG", str(found.kubeconfig))
     with contextlib.closing(found):
         yield found
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """Goes to a clean directory with another HOME, where there is no history."""
+
+    def go() -> None:
+        for name in ("elsewhere", "other-home"):
+            (tmp_path / name).mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path / "other-home"))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def replay_folder() -> Iterator[Path]:
+    """Where files are that several tests use."""
+    with tempfile.TemporaryDirectory(prefix="caliban-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def make_file(
+    caliban: Caliban, sweep: Path, workshop: Workshop, replay_folder: Path
+) -> Callable[..., Path]:
+    """Makes a file with EXPERIMENTS; the flags are those of `caliban export`."""
+
+    def make(name: str, *flags: str) -> Path:
+        (sweep / "trainer" / "nothing").mkdir()
+        (sweep / "requirements.txt").write_text("# nothing\n")
+        (sweep / "sweep.json").write_text(json.dumps(EXPERIMENTS))
+        words = ("--nogpu", "--xgroup", "tries", "--experiment_config", "sweep.json")
+        done = caliban("run", "--jobs", "3", *words, "trainer.job", "--", "--say", "first")
+        assert done.returncode == 1, done.stderr
+        done = caliban("export", "tries", "-o", str(replay_folder / name), *flags)
+        assert done.returncode == 0, done.stderr
+        return replay_folder / name
+
+    return lambda name, *flags: workshop.once(f"file {name}", lambda: make(name, *flags))
+
+
+@pytest.fixture
+def tried(make_file: Callable[..., Path]) -> Path:
+    """A file with EXPERIMENTS, without the image."""
+    return make_file("tried.tar")
+
+
+@pytest.fixture
+def whole(make_file: Callable[..., Path]) -> Path:
+    """The same file with the image."""
+    return make_file("whole.tar", "--with_image")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # for --pause, which it ends
 out = sys.stdout.buffer
 words = iter(sys.argv[1:])
 for flag in words:
@@ -26,6 +27,8 @@ for flag in words:
         out.write(b"".join(b"line %d\\n" % number for number in range(int(value))))
     elif flag == "--sleep":
         time.sleep(float(value))
+    elif flag == "--pause":
+        signal.sigwait([signal.SIGUSR1])
     elif flag == "--farewell":
         signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(0)))
     elif flag == "--deaf":

@@ -22,6 +22,7 @@ from tests.commands.noise import BYTES
 from tests.commands.test_run_on_engine import RUN, containers, jobs
 from tests.conftest import Caliban
 from tests.typist import CTRL_C, typing
+from tests.workshop import docker
 
 MODULE = ("trainer.noise", "--")
 LINES = [f"line {number}" for number in range(12)]
@@ -151,7 +152,7 @@ def test_control_c_ends_the_following_and_not_the_job(start: Start, home: Path) 
 def test_a_job_whose_caliban_was_killed_is_shown_by_the_engine(
     caliban: Caliban, start: Start, engine: Engine, home: Path
 ) -> None:
-    child = start(*RUN, *MODULE, "--lines", str(len(LINES)))
+    child = start(*RUN, *MODULE, "--lines", "6", "--pause", "1", "--lines", "6")
     wait_for(has_printed(home, "line 1"))
     before = start("logs", "-f", "1")
     assert before.stdout and before.stdout.readline() == "line 0\n"
@@ -164,12 +165,15 @@ def test_a_job_whose_caliban_was_killed_is_shown_by_the_engine(
     assert seen >= 5
     assert logs("1", "--tail", "2").stdout.count(b"\n") == 2
     after = start("logs", "-f", "1")
+    assert after.stdout and after.stdout.readline() == "line 0\n"
+    (container,) = containers(engine, jobs(caliban))
+    docker("kill", "--signal", "USR1", container["Id"])
     lines, notes = rest(before)
-    assert lines == LINES[1:]
+    assert lines == [*LINES[1:6], *LINES[:6]]
     assert "job 1 SUCCEEDED" in notes
-    assert rest(after)[0] == LINES
+    assert rest(after)[0] == lines
     assert containers(engine, jobs(caliban)) == []
-    assert logs("1").stdout.decode().splitlines() == LINES
+    assert logs("1").stdout.decode().splitlines() == [LINES[0], *lines]
 
 
 def test_a_killed_calibans_job_is_followed_as_fast_as_the_engine_speaks_and_byte_for_byte(

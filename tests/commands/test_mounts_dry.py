@@ -174,9 +174,6 @@ class TestOutput:
         [mount] = mounts(inline, *CPU, "--output", 'a, "b" =c')
         assert mount == f'type=bind,"source={project}/a, ""b"" =c/NEW-GROUP/JOB",target=/output'
 
-    def test_an_empty_one_is_none(self, project: Path, inline: Inline) -> None:
-        assert mounts(inline, *CPU, "--output", "") == []
-
     def test_links_are_followed(self, project: Path, tmp_path: Path, inline: Inline) -> None:
         (tmp_path / "big/disk").mkdir(parents=True)
         (project / "out").symlink_to(tmp_path / "big/disk")

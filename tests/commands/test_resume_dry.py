@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.commands import vertex
 from tests.commands.kubernetes import Namespace
+from tests.commands.vertex import cloud as cloud
+from tests.commands.vertex import image as image
+from tests.commands.vertex import pushed as pushed
 from tests.conftest import Inline
-from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.vertex import failure
 from tests.workshop import Workshop
-
-
-@pytest.fixture
-def cloud(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    with vertex.started(home, client.private_key(), monkeypatch) as found:
-        yield found
 
 
 def statuses(inline: Inline) -> list[str]:
@@ -29,11 +21,10 @@ def statuses(inline: Inline) -> list[str]:
     return [job["status"] for job in json.loads(shown.stdout)]
 
 
-def test_on_vertex_ai(cloud: GoogleCloud, project: Path, inline: Inline) -> None:
-    with vertex.image() as image:
-        words = ("--nogpu", "--image_tag", image, "--xgroup", "night", *vertex.FAST)
-        sweep = ("--experiment_config", vertex.sweep(project, 3))
-        assert inline("cloud", *words, *sweep, "trainer.train").returncode == 0
+def test_on_vertex_ai(cloud: GoogleCloud, image: str, project: Path, inline: Inline) -> None:
+    words = ("--nogpu", "--image_tag", image, "--xgroup", "night", *vertex.FAST)
+    sweep = ("--experiment_config", vertex.sweep(project, 3))
+    assert inline("cloud", *words, *sweep, "trainer.train").returncode == 0
     failed, _, good = cloud.vertex.jobs
     seeds = [
         job["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["args"][1]

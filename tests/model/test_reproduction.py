@@ -34,7 +34,7 @@ def succeeded(metrics: Metrics) -> Result:
         (GOOD, None, Verdict.FAILED),
         (BAD, None, Verdict.FAILED),
         (GOOD, Result(Status.STOPPED, None, {"loss": 0.5}), Verdict.FAILED),
-        (GOOD, Result(Status.RUNNING, None, {"loss": 0.5}), Verdict.FAILED),
+        (GOOD, Result(Status.RUNNING, None, {"loss": 0.5}), Verdict.OPEN),
         (BAD, GOOD, Verdict.DIFFERS),
         (BAD, Result(Status.FAILED, 4, {}), Verdict.DIFFERS),
         (Result(Status.STOPPED, None, {}), Result(Status.STOPPED, None, {}), Verdict.DIFFERS),

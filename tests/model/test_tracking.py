@@ -115,4 +115,8 @@ def test_a_job_on_kubernetes_has_the_proxy_of_cloud_sql_beside_it() -> None:
     [proxy] = pod["initContainers"]
     assert proxy["restartPolicy"] == "Always"  # so that it goes on beside the job
     assert proxy["args"][-1] == "p:r:d"
+    # The job must not ask before it is ready.
+    probe = proxy["startupProbe"]["httpGet"]
+    assert probe["path"] == "/startup"
+    assert str(probe["port"]) == proxy["args"][proxy["args"].index("--http-port") + 1]
     assert "env" not in proxy

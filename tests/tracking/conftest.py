@@ -31,7 +31,10 @@ if arguments.own:
         mlflow.log_param("n", arguments.n)
         for step in range(3):
             mlflow.log_metric("loss", 1 / (step + 1), step=step)
-time.sleep(arguments.seconds)
+            time.sleep(arguments.seconds / 3)
+        mlflow.log_text("a note", "own/note.txt")
+else:
+    time.sleep(arguments.seconds)
 print("caliban:", json.dumps({"accuracy": arguments.n / 100, "colour": "red"}))
 raise SystemExit(3 if arguments.n == 3 else 0)
 """

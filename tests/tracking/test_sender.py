@@ -7,19 +7,21 @@ import datetime
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import requests
 
 from caliban.history.store import HistoryStore
 from caliban.model import tracking
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
-from caliban.tracking import outbox, sender
+from caliban.tracking import completion, outbox, sender
 from caliban.tracking.place import Place
 from caliban.tracking.sender import Sender
 from tests import mlflow_server
+from tests.tracking.test_relay import answering
 
 NOW = datetime.datetime.now(datetime.UTC)
 GOOD = Outcome(Status.SUCCEEDED, 0, "", NOW, NOW)
@@ -87,7 +89,7 @@ def test_a_server_that_is_away_costs_a_job_nothing(
         assert run_jobs(store, sending, uids) == [""] * 40
     assert "40 jobs are not in MLflow yet: the tracking server at" in capsys.readouterr().err
     assert [entry.uid for entry in outbox.entries()] == uids
-    [left] = sender.flush(store, 5)
+    [left] = completion.flush(store, 5)
     assert left.number == 40
 
 
@@ -115,7 +117,7 @@ def test_what_waits_is_sent_when_the_server_is_back(
     uids = recorded(store, 3, "late")
     outbox.expect(outbox.Entry(uid, Place(mlflow.url), "late") for uid in uids)
     store.settle(dict.fromkeys(uids[:2], GOOD))
-    assert sender.flush(store, 20) == []
+    assert completion.flush(store, 20) == []
     assert len(mlflow.runs("late")) == 2
     # The third has not ended: it stays.
     assert [entry.uid for entry in outbox.entries()] == uids[2:]
@@ -146,6 +148,130 @@ def test_a_job_that_was_told_of_a_run_keeps_it_whoever_completes_it(
     assert {run.id for run in runs} == {*first}
     assert {run.state for run in runs} == {"FINISHED"}
     assert outbox.entries() == []
+
+
+def log_metric(variables: Mapping[str, str], value: float) -> None:
+    """What MLflow does for a job that finds these variables."""
+    address = f"{variables[tracking.URI]}/api/2.0/mlflow/runs/log-metric"
+    content = {"run_id": variables[tracking.ID], "key": "own", "value": value, "timestamp": 1}
+    assert requests.post(address, json=content, timeout=30).ok
+
+
+def test_what_jobs_log_themselves_while_the_server_is_away_is_sent_by_whoever_comes_to_it(
+    store: HistoryStore,
+    mlflow: mlflow_server.Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uids = recorded(store, 7, "spoken")
+    monkeypatch.setattr(sender, "_AGAIN", 0.2)
+    mlflow.kill()
+    try:
+        with Sender(store, Place(mlflow.url), "spoken", uids, uids) as sending:
+            for index, uid in enumerate(uids):
+                sending.prepare(uids[index : index + 5])
+                log_metric(sending.variables(uid), index)
+                store.settle({uid: GOOD})
+                sending.ended(uid)
+        assert "7 jobs are not in MLflow yet" in capsys.readouterr().err
+    finally:
+        mlflow.start()
+        mlflow.wait()
+    assert completion.flush(store, 60) == []
+    runs = mlflow.runs("spoken")
+    assert sorted(run.metrics["own"] for run in runs) == [*range(7)]
+    assert {run.state for run in runs} == {"FINISHED"}
+    [folder] = (Path.home() / ".caliban" / "mlflow").iterdir()
+    assert [*folder.iterdir()] == []
+
+
+def test_a_job_that_still_runs_is_told_of_as_soon_as_the_server_is_back(
+    store: HistoryStore, mlflow: mlflow_server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_AGAIN", 0.2)
+    [uid] = recorded(store, 1, "live")
+    mlflow.kill()
+    with Sender(store, Place(mlflow.url), "live", [uid], [uid]) as sending:
+        try:
+            sending.prepare([uid])
+            found = sending.variables(uid)
+            log_metric(found, 0)
+        finally:
+            mlflow.start()
+            mlflow.wait()
+        for value in (1, 2):
+            log_metric(found, value)
+            deadline = time.monotonic() + 30
+            while not outbox.journal(uid).is_empty():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            [run] = mlflow.runs("live")
+            assert (run.state, run.metrics) == ("RUNNING", {"own": value})
+        store.settle({uid: GOOD})
+        sending.ended(uid)
+    assert [each.id for each in mlflow.runs("live")] == [run.id]
+
+
+def test_a_job_that_outlived_its_caliban_finds_its_server_where_it_was(
+    store: HistoryStore, mlflow: mlflow_server.Server
+) -> None:
+    [uid] = recorded(store, 1, "outlived")
+    place = Place(mlflow.url)
+    with Sender(store, place, "outlived", [uid], [uid]) as sending:
+        sending.prepare([uid])
+        found = sending.variables(uid)
+    with pytest.raises(requests.ConnectionError):
+        log_metric(found, 1)
+    with Sender(store, place, "outlived", [uid], [uid]) as sending:  # has not started the job
+        log_metric(found, 2)
+        store.settle({uid: GOOD})
+        sending.ended(uid)
+    [run] = mlflow.runs("outlived")
+    assert (run.state, run.metrics) == ("FINISHED", {"own": 2})
+
+
+@pytest.mark.parametrize(
+    ("code", "content", "why"),
+    [
+        (200, b"{}", "is no tracking server of MLflow"),
+        (200, b"[1]", "is no tracking server of MLflow"),
+        (200, b"null", "is no tracking server of MLflow"),
+        (200, b"<html>welcome</html>", "is no tracking server of MLflow"),
+        (200, b'{"experiment": {"experiment_id": 1}, "run": 3}', "is no tracking server of MLflow"),
+        (401, b"", "wants another login (HTTP 401)"),
+        (403, b"{}", "wants another login (HTTP 403)"),
+        (404, b"<html>nothing</html>", "says: HTTP 404"),
+        (301, b"", "says: HTTP 301"),
+        (500, b"{}", "is in trouble (HTTP 500)"),
+    ],
+)
+def test_whatever_a_server_answers_is_said_in_one_line_and_kept_for_later(
+    store: HistoryStore,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    content: bytes,
+    why: str,
+) -> None:
+    uids = recorded(store, 3)
+    with answering(code, content) as url:
+        place = Place(url)
+        with Sender(store, place, "group", uids) as sending:
+            assert run_jobs(store, sending, uids) == [""] * 3
+        [line] = capsys.readouterr().err.splitlines()
+        assert "3 jobs are not in MLflow yet" in line
+        assert why in line
+        [left] = completion.flush(store, 10)
+        assert (left.number, why in left.why) == (3, True)
+    assert [entry.uid for entry in outbox.entries()] == uids
+
+
+def test_a_job_that_was_stopped_before_it_started_gets_no_run_later(store: HistoryStore) -> None:
+    uids = recorded(store, 2)
+    outbox.expect(outbox.Entry(uid, NOWHERE, "g") for uid in uids)
+    store.settle({uids[0]: STOPPED, uids[1]: GOOD})
+    [left] = completion.flush(store, 5)
+    assert left.number == 1
+    assert [entry.uid for entry in outbox.entries()] == uids[1:]
 
 
 def test_jobs_that_never_started_get_no_run_but_one_that_was_made_is_closed(

@@ -47,7 +47,7 @@ def test_a_job_gets_one_run_however_often_it_is_written_down(
 def test_a_run_that_was_made_before_is_completed(
     client: Server, mlflow: mlflow_server.Server, name: str
 ) -> None:
-    made = client.create(name, "0123")
+    made = str(client.create(name, "0123")["info"]["run_id"])
     record(client, name, known=made)
     assert [run.id for run in mlflow.runs(name)] == [made]
 
@@ -67,7 +67,7 @@ def test_of_two_runs_that_one_stays_that_the_job_has_made(
 def test_what_the_job_has_logged_itself_is_left_as_it_is(
     client: Server, mlflow: mlflow_server.Server, name: str
 ) -> None:
-    made = client.create(name, "0123")
+    made = str(client.create(name, "0123")["info"]["run_id"])
     mlflow.call("runs/log-parameter", {"run_id": made, "key": "n", "value": "one"})
     mlflow.call("runs/log-metric", {"run_id": made, "key": "loss", "value": 9, "timestamp": 1})
     record(client, name, known=made)
@@ -78,7 +78,7 @@ def test_what_the_job_has_logged_itself_is_left_as_it_is(
 def test_a_run_that_somebody_has_deleted_is_made_anew(
     client: Server, mlflow: mlflow_server.Server, name: str
 ) -> None:
-    made = client.create(name, "0123")
+    made = str(client.create(name, "0123")["info"]["run_id"])
     mlflow.call("runs/delete", {"run_id": made})
     record(client, name, known=made)
     [run] = mlflow.runs(name)

@@ -121,6 +121,19 @@ def test_it_ends_with_caliban_whatever_ends_that(on_path: Path, tmp_path: Path) 
     wait_until_gone(url)
 
 
+def test_two_that_begin_with_one_new_database_get_both_in(on_path: Path, tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/m.db", str(tmp_path))
+    services = [Service(place, os.environ) for _ in range(3)]
+    try:
+        for each in services:
+            each.start()
+        for each in services:
+            each.wait(time.monotonic() + 90)
+    finally:
+        for each in services:
+            each.close()
+
+
 def test_a_server_that_ends_by_itself_is_said_to_have_ended(on_path: Path, tmp_path: Path) -> None:
     (on_path / "mlflow").write_text("#!/bin/sh\necho no such driver\nexit 1\n")
     (on_path / "mlflow").chmod(0o755)

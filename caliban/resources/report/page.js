@@ -201,9 +201,10 @@
       const logY = y.length && isLog(y, 1000);
       layout["xaxis" + suffix] = {
         ...found.layout, title: { text: plain(parameter.name, 40), standoff: 8 }, zeroline: false, automargin: false,
+        exponentformat: "e",
       };
       layout["yaxis" + suffix] = {
-        type: logY ? "log" : "linear", zeroline: false, automargin: false,
+        type: logY ? "log" : "linear", zeroline: false, automargin: false, exponentformat: "e",
         title: { text: index % across ? "" : plain(name, 30), standoff: 6 },
       };
       const axes = { xaxis: "x" + suffix, yaxis: "y" + suffix };
