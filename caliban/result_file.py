@@ -28,11 +28,11 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     if path == Path():
         raise UsageError("the file to write has no name", "Name it: -o FILE")
     try:
-        target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
-            with target.open("wb") as stream:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as stream:
                 yield stream
             return
+        target = Path(os.path.realpath(path))
         # A name of its own, for another caliban may be writing the same file.
         partial = target.with_name(f".caliban-{secrets.token_hex(8)}")
         try:

@@ -66,6 +66,14 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+def test_a_pipe_that_a_shell_opens_is_written_to() -> None:
+    reader, writer = os.pipe()  # as for `-o >(ssh ...)`
+    with os.fdopen(reader, "rb") as end:
+        with os.fdopen(writer, "wb"), result_file.writing(Path(f"/dev/fd/{writer}")) as stream:
+            stream.write(b"all of it")
+        assert end.read() == b"all of it"
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _BETWEEN = (b",", b":", b"[", b"{")
 
 # What no name, argument or text of a program can hold, as JSON writes it.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+_DIGEST_SIZE = len("sha256:") + 64 + 1
 
 _BLOCK = tarfile.BLOCKSIZE
 _PIECE = 1 << 20
@@ -151,7 +154,7 @@ class Archive:
         """
         self.path = path
         try:
-            if not path.is_file():
+            if not stat.S_ISREG(path.stat().st_mode):
                 raise self.refused("it is not a file")
             self._stream = path.open("rb")
         except OSError as error:
@@ -169,11 +172,14 @@ class Archive:
         self._stream.close()
 
     def _open(self) -> None:
-        told = self._member(DIGEST, 72).decode(errors="replace").strip()
+        told = self._member(DIGEST, _DIGEST_SIZE)
         text = self._member(MANIFEST, _LARGEST_MANIFEST)
         self.digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
-        if told != self.digest:
-            raise self._altered(MANIFEST)
+        if told != f"{self.digest}\n".encode():
+            raise self.refused(
+                f"its part '{MANIFEST}' is not what its part '{DIGEST}' says, so that one of them "
+                "was damaged or altered"
+            )
         if _values(text) > _MOST_VALUES or (b"u0000" in text and _NUL.search(text)):
             raise self.refused(f"{MANIFEST} holds what no such file does")
         try:
@@ -184,8 +190,8 @@ class Archive:
             raise self.refused(f"{MANIFEST} does not say that it is {FORMAT}")
         if manifest.get("version") != VERSION:
             raise UsageError(
-                f"{self.path} has version {manifest.get('version')!r} of its format; this caliban "
-                f"reads version {VERSION}",
+                f"{self.path} has version {manifest.get('version')!a:.20} of its format; this "
+                f"caliban reads version {VERSION}",
                 "Upgrade with: pip install --upgrade caliban",
             )
         self.manifest = manifest
@@ -217,9 +223,12 @@ class Archive:
         try:
             size = tarfile.TarInfo.frombuf(header, "ascii", "replace").size
         except tarfile.TarError:
-            raise self.refused("it is no archive of experiments") from None
+            size = -1
         if not 0 <= size <= longest or header != _header(name, size):
-            raise self.refused(f"it has no proper part '{name}' in its place")
+            raise self.refused(
+                f"it is none that 'caliban export' wrote, or its part '{name}' was damaged or "
+                "altered"
+            )
         content = self._stream.read(size)
         if len(content) < size or self._stream.read(-size % _BLOCK) != _padding(size):
             raise self._altered(name)

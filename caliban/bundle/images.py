@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from caliban.bundle.archive import Archive
@@ -17,13 +19,18 @@ from caliban.docker.engine import Engine
 # What is read into memory of a member: what names the others, and the image's own record.
 _LONGEST = 1 << 23
 
-# Images are not compressed more than this; what is, fills disks.
+# Images are not compressed more than this; what is, fills disks. Nor do they have more members.
 _MOST_TIMES = 50
 _ALWAYS = 1 << 26
+_MOST_MEMBERS = 10_000
 
 _PIECE = 1 << 20
-_KINDS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE)
 _INDEX, _OLD_INDEX, _OCI = "manifest.json", "repositories", "index.json"
+
+# What `docker save` calls its members and, from one to another, its links.
+_NAME = re.compile(r"(?!\.)[\w.-]+(?:/(?!\.)[\w.-]+)*", re.ASCII)
+_TARGET = re.compile(r"(?:\.\./)*(?!\.)[\w.-]+(?:/(?!\.)[\w.-]+)*", re.ASCII)
+_LONGEST_NAME = 99
 
 
 def load(archive: Archive, part: str, image: str, engine: Engine) -> None:
@@ -43,12 +50,12 @@ def load(archive: Archive, part: str, image: str, engine: Engine) -> None:
         return
     try:
         _check(archive, part, image)
+        with engine.errors(f"loading the image {image}"):
+            client: Any = engine.client
+            for _ in client.load_image(_written(archive, part), quiet=True):
+                pass
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError):
         raise archive.refused(f"its part '{part}' is no image") from None
-    with engine.errors(f"loading the image {image}"):
-        client: Any = engine.client
-        for _ in client.load_image(archive.pieces(part), quiet=True):
-            pass
     if engine.image_id(image) is None:
         raise archive.refused(f"its part '{part}' is not the image that the jobs ran, {image}")
 
@@ -57,20 +64,12 @@ def _check(archive: Archive, part: str, image: str) -> None:
     """Sees to it that an image is the recorded one, and has no name, which might be another's."""
     digests: set[str] = set()
     texts: dict[str, bytes] = {}
-    limit = _MOST_TIMES * archive.parts[part].size + _ALWAYS
-    with gzip.GzipFile(fileobj=io.BufferedReader(_Pieces(archive.pieces(part)))) as stream:
-        while any(header := stream.read(tarfile.BLOCKSIZE)):
-            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-            if info.type not in _KINDS or not 0 <= info.size <= limit - stream.tell():
-                raise ValueError(info.name)
-            content = _content(stream, info.size)
-            if content is not None:
-                digests.add(hashlib.sha256(content).hexdigest())
-                if info.name in (_INDEX, _OLD_INDEX, _OCI):
-                    texts[info.name] = content
-        while rest := stream.read(_PIECE):
-            if any(rest) or stream.tell() > limit:
-                raise ValueError("more behind the end")
+    for info, content in _members(archive, part):
+        if info.isreg() and info.size <= _LONGEST:
+            text = b"".join(content)
+            digests.add(hashlib.sha256(text).hexdigest())
+            if info.name in (_INDEX, _OLD_INDEX, _OCI):
+                texts[info.name] = text
     if _is_named(texts):
         raise archive.refused(f"its part '{part}' would be given a name that others may have")
     if image.removeprefix("sha256:") not in digests:
@@ -79,23 +78,97 @@ def _check(archive: Archive, part: str, image: str) -> None:
 
 def _is_named(texts: Mapping[str, bytes]) -> bool:
     """Whether what says how images are called says anything but that there is one, without."""
-    listed = json.loads(texts.get(_INDEX, b""))
-    is_one = isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], dict)
-    is_nameless = is_one and not listed[0].get("RepoTags") and b".name" not in texts.get(_OCI, b"")
-    return not is_nameless or bool(json.loads(texts.get(_OLD_INDEX, b"{}")))
+    index, old, oci = (
+        json.loads(texts.get(name, absent), object_pairs_hook=_fields)
+        for name, absent in ((_INDEX, b""), (_OLD_INDEX, b"{}"), (_OCI, b"{}"))
+    )
+    is_one = isinstance(index, list) and len(index) == 1 and isinstance(index[0], dict)
+    return not is_one or bool(index[0].get("repotags")) or bool(old) or ".name" in json.dumps(oci)
 
 
-def _content(stream: gzip.GzipFile, size: int) -> bytes | None:
-    """Reads a member; returns what it holds if that is short."""
-    kept = stream.read(size) if size <= _LONGEST else None
-    left = 0 if kept is not None else size
-    while left:
-        piece = stream.read(min(left, _PIECE))
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON as the engine reads it: to that, upper and lower case are the same."""
+    fields = {name.casefold(): value for name, value in pairs}
+    if len(fields) < len(pairs):
+        raise ValueError(pairs)
+    return fields
+
+
+def _written(archive: Archive, part: str) -> Iterator[bytes]:
+    """An image as a tar in which nothing is left to read in one way or the other."""
+    for info, content in _members(archive, part):
+        yield info.tobuf(tarfile.GNU_FORMAT)
+        yield from content
+        yield bytes(-info.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _members(archive: Archive, part: str) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
+    """The members of an image, each with its content in pieces.
+
+    No two of them come to the same place, whoever unpacks them: names are plain, none leads through
+    a link, and only files have content.
+
+    Raises:
+      ValueError: it has others.
+    """
+    limit = _MOST_TIMES * archive.parts[part].size + _ALWAYS
+    places: set[str] = set()
+    links: set[str] = set()
+    with gzip.GzipFile(fileobj=io.BufferedReader(_Pieces(archive.pieces(part)))) as stream:
+        while any(header := stream.read(tarfile.BLOCKSIZE)):
+            info = _plain(tarfile.TarInfo.frombuf(header, "ascii", "replace"))
+            place = info.name.casefold()
+            above = {str(each) for each in PurePosixPath(place).parents}
+            if place in places or len(places) == _MOST_MEMBERS or above & links:
+                raise ValueError(info.name)
+            if info.size > limit - stream.tell():
+                raise ValueError(info.name)
+            places.add(place)
+            if info.issym():
+                links.add(place)
+            content = _content(stream, info.size)
+            yield info, content
+            for _ in content:
+                pass
+            stream.read(-info.size % tarfile.BLOCKSIZE)
+        while rest := stream.read(_PIECE):
+            if any(rest) or stream.tell() > limit:
+                raise ValueError("more behind the end")
+
+
+def _plain(found: tarfile.TarInfo) -> tarfile.TarInfo:
+    """What matters of a member.
+
+    Raises:
+      ValueError: it is none that an image has.
+    """
+    info = tarfile.TarInfo(found.name)
+    info.size, info.linkname = found.size, found.linkname
+    info.mode = 0o755 if found.isdir() else 0o644
+    info.type = tarfile.REGTYPE if found.type == tarfile.AREGTYPE else found.type
+    is_kind = info.type in (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE)
+    if not is_kind or info.size < 0 or (info.size and not info.isreg()):
+        raise ValueError(info.name)
+    if not _NAME.fullmatch(info.name) or len(info.name) > _LONGEST_NAME:
+        raise ValueError(info.name)
+    if info.issym():
+        # Links are between layers, in folders; what the engine reads by name is a file.
+        if "/" not in info.name or not _TARGET.fullmatch(info.linkname):
+            raise ValueError(info.linkname)
+    elif info.linkname:
+        raise ValueError(info.linkname)
+    return info
+
+
+def _content(stream: gzip.GzipFile, size: int) -> Iterator[bytes]:
+    """What a member holds, in pieces."""
+    while size:
+        piece = stream.read(min(size, _PIECE))
         if not piece:
             raise EOFError
-        left -= len(piece)
-    stream.read(-size % tarfile.BLOCKSIZE)
-    return kept
+        size -= len(piece)
+        yield piece
 
 
 class _Pieces(io.RawIOBase):

@@ -196,7 +196,13 @@ def _parts(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _launch(archive: Archive, record: Mapping[str, Any]) -> RecordedLaunch:
     plan = {**record["plan"], "directory": ""}
     if "lock" in plan:
-        plan["lock"] = _text(archive, plan["lock"])
+        plan["lock"] = _lock(archive, plan["lock"])
+    module_name = (plan["module"] or {}).get("name", "")
+    for name in (*record["image"].values(), plan["base_image"], module_name):
+        if not name.isprintable():
+            raise archive.refused(
+                f"{MANIFEST} has a name that moves a terminal's cursor: {shown(name)}"
+            )
     code = [
         CodeFile(each["path"], Kind(each["kind"]), each.get("part", "")) for each in record["code"]
     ]
@@ -241,6 +247,13 @@ def _recorded(archive: Archive, file: CodeFile) -> str:
     return code_files.recorded(file.kind, digest)[:_KEPT]
 
 
+def _lock(archive: Archive, part: str) -> str:
+    try:
+        return archive.read(part, _LONGEST_TEXT).decode()
+    except UnicodeDecodeError:
+        raise archive.refused(f"its part '{part}' is no text") from None
+
+
 def _text(archive: Archive, part: str) -> str:
     return archive.read(part, _LONGEST_TEXT).decode(errors="surrogateescape")
 
@@ -276,16 +289,21 @@ def _job(archive: Archive, number: int, record: Mapping[str, Any]) -> RecordedJo
         raise archive.refused(f"experiment {number} has a parameter twice")
     return RecordedJob(
         number=number,
-        id=record["job"],
-        launch=record["launch"],
+        id=int(record["job"]),
+        launch=int(record["launch"]),
         experiment=Experiment(tuple(record["args"]), params),
         platform=record["platform"],
         status=Status(record["status"]),
-        exit_code=record["exit_code"],
+        exit_code=_whole(record["exit_code"]),
         reason=record["reason"],
         cause=record["cause"],
         metrics=record["metrics"],
     )
+
+
+def _whole(number: float | None) -> int | None:
+    """A number without a part behind the point, which in JSON may have one of zeros."""
+    return None if number is None else int(number)
 
 
 def shown(text: str) -> str:

@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from caliban.bundle.archive import Archive
     from caliban.model.reproduction import Tolerance
 
+    _check_together(args)
     tolerance = Tolerance.parse(args.tolerance)
     platform = None
     if args.on is not None:
@@ -150,6 +151,25 @@ def run(args: argparse.Namespace) -> int:
         from caliban.commands import replay_elsewhere
 
         return replay_elsewhere.run(args, platform, archive, found, jobs, tolerance)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Sees to it that no flag is passed over because of another one.
+
+    Raises:
+      UsageError: one would be.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    usual = vars(parser.parse_args(["--", args.file])) | {"extract": args.extract}
+    others = [f"--{name}" for name, value in usual.items() if getattr(args, name) != value]
+    if args.extract and others:
+        raise UsageError(
+            f"--extract and {' '.join(others)} don't go together: nothing is run, and the code is "
+            "written with all experiments"
+        )
+    if args.dry_run and args.json:
+        raise UsageError("--dry_run and --json don't go together: nothing is compared")
 
 
 def again(args: argparse.Namespace, group: str, is_sent: bool = False) -> str:

@@ -63,7 +63,9 @@ class Prepared:
         """Says how it compares with the one that was recorded."""
         name = self.launch.image.name or self.launch.image.id
         if self.differences:
-            terminal.warn("\n  ".join([f"the image is not as {name} was:", *self.differences]))
+            # Packages, for one, are called as the file says.
+            lines = map(terminal.one_line, self.differences)
+            terminal.warn("\n  ".join([f"the image is not as {name} was:", *lines]))
         elif self.is_built:
             terminal.note(f"The image is made of the same as {name} was.")
         else:

@@ -25,6 +25,9 @@ _COLOUR = {
 # How many metrics a row has; those that differ come first.
 _METRICS = 4
 
+# How much of a metric's name and value is shown.
+_LONGEST = 40
+
 
 @dataclass(frozen=True)
 class Row:
@@ -120,12 +123,12 @@ def _code(result: Result) -> str:
 def _metric(name: str, was: Mapping[str, Metric], now: Mapping[str, Metric]) -> str:
     before, after = (_value(each.get(name)) for each in (was, now))
     value = before if before == after else f"{before}->{after}"
-    return f"{terminal.one_line(name)}={value}"
+    return f"{terminal.one_line(name)[:_LONGEST]}={value}"
 
 
 def _value(value: Metric | None) -> str:
     """A value with all its digits, which decide whether it is the same."""
-    return "none" if value is None else terminal.one_line(str(value))[:40]
+    return "none" if value is None else terminal.one_line(str(value))[:_LONGEST]
 
 
 def show(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from caliban.bundle import archive, images
-from caliban.bundle.archive import Archive
-from caliban.errors import UsageError
+from caliban.bundle import archive
 from caliban.model.image import ImagePlan
 from tests.bundle import forgery
 from tests.bundle.forgery import Change, Manifest
@@ -59,6 +54,20 @@ def top(**values: Any) -> Change:
 
 def module(**values: str) -> Change:
     return lambda manifest, _: manifest["launches"][0]["plan"]["module"].update(values)
+
+
+def image(**values: str) -> Change:
+    return lambda manifest, _: manifest["launches"][0]["image"].update(values)
+
+
+def images(name: str) -> Change:
+    """Names the id of an image that is in the file."""
+
+    def change(manifest: Manifest, parts: dict[str, bytes]) -> None:
+        parts["images/0.tar.gz"] = b""
+        manifest["images"] = {name: "images/0.tar.gz"}
+
+    return change
 
 
 PATHS = [
@@ -125,6 +134,10 @@ HOSTILE: dict[str, Change] = {
     "image that is not there": top(images={"sha256:0": "images/0.tar.gz"}),
     "images that are none": top(images=["images/0.tar.gz"]),
     **{
+        f"image {name!r}": images(name)
+        for name in ("python:3.12", "debian", "", "0" * 64, f"sha256:{'0' * 64}\n")
+    },
+    **{
         f"plan {name} {value!r}"[:70]: plan(**{name: value})
         for name, value in [
             *(("directories", [path]) for path in ("/etc", "../x", "a/../../x", "..", "a/..")),
@@ -169,6 +182,15 @@ HOSTILE: dict[str, Change] = {
             {"exit_code": 1.5}, {"job": -1}, {"job": "1"}, {"platform": 3}, {"log": "../x"},
         )
     },
+    **{
+        f"{name} that moves the cursor": image(**{name: "x\x1b[2J"})
+        for name in ("id", "name", "digest", "base", "base_id", "base_digest")
+    },
+    "base image that moves the cursor": plan(base_image="x\x1b[2J"),
+    "module that moves the cursor": module(kind="python file", name="\x1b]0;x\a.py"),
+    "lock that is no text": lambda _, parts: parts.update(
+        {"launches/0/requirements.lock": b"\xff\xfe==1\n"}
+    ),
     "no jobs": lambda manifest, _: manifest.pop("jobs"),
     "jobs that are none": top(jobs={"1": 2}),
     "launches that are none": top(launches=[3]),
@@ -296,71 +318,6 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, home: Path) -> None:
         assert memory < MEMORY, (name, memory)
         assert seconds < SECONDS, (name, seconds)
         assert not target.exists()
-
-
-def image(
-    tags: Any = None,
-    config: bytes = b"{}",
-    extra: dict[str, bytes] | None = None,
-    kind: bytes = tarfile.REGTYPE,
-) -> bytes:
-    """An image as `docker save` writes it, more or less."""
-    packed = io.BytesIO()
-    index = [{"Config": "c.json", "RepoTags": tags, "Layers": []}]
-    members = {"c.json": config, "manifest.json": json.dumps(index).encode(), **(extra or {})}
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        if kind != tarfile.REGTYPE:
-            info = tarfile.TarInfo("evil")
-            info.type, info.linkname = kind, "/etc/passwd"
-            tar.addfile(info)
-    return packed.getvalue()
-
-
-ID = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
-
-
-@pytest.mark.parametrize(
-    ("make", "why"),
-    [
-        (lambda: gzip.compress(image(tags=["python:3.12"])), "a name that others may have"),
-        (lambda: gzip.compress(image(extra={"repositories": b'{"python":{"3.12":"x"}}'})), "name"),
-        (lambda: gzip.compress(image(extra={"index.json": b'{"image.name":1}'})), "name"),
-        (lambda: gzip.compress(image(config=b"[]")), "is not the image that the jobs ran"),
-        (lambda: gzip.compress(image(kind=tarfile.LNKTYPE)), "is no image"),
-        (lambda: gzip.compress(image(kind=tarfile.CHRTYPE)), "is no image"),
-        (lambda: gzip.compress(image(kind=tarfile.FIFOTYPE)), "is no image"),
-        (lambda: gzip.compress(image(extra={"manifest.json": b"[" * 99_999})), "is no image"),
-        (lambda: gzip.compress(image(extra={"manifest.json": b"3"})), "name"),
-        (lambda: gzip.compress(image())[:-30], "is no image"),
-        (lambda: gzip.compress(image() + b"x" * 512), "is no image"),
-        (lambda: image(), "is no image"),
-        (lambda: b"", "is no image"),
-        (lambda: gzip.compress(image(extra={"layer.tar": bytes(1 << 28)}), 9), "is no image"),
-        (lambda: gzip.compress(image() + bytes(1 << 28), 9), "is no image"),
-    ],
-)  # fmt: skip
-def test_an_image_that_is_another_or_would_get_a_name_is_not_loaded(
-    make: Callable[[], bytes], why: str, tmp_path: Path
-) -> None:
-    class NoEngine:
-        def image_id(self, reference: str) -> str | None:
-            return None
-
-        @property
-        def client(self) -> Any:
-            raise AssertionError("it was given to the engine")
-
-    content = make()
-    forgery.write(tmp_path / "x.tar", lambda _, parts: parts.update({"images/0.tar.gz": content}))
-    began = time.monotonic()
-    with Archive(tmp_path / "x.tar") as opened, pytest.raises(UsageError) as caught:
-        images.load(opened, "images/0.tar.gz", ID, NoEngine())  # type: ignore[arg-type]
-    assert why in caught.value.message
-    assert time.monotonic() - began < SECONDS
 
 
 def test_the_plan_of_the_forgeries_is_one() -> None:

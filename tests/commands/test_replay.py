@@ -87,21 +87,43 @@ def test_what_would_be_run_is_listed(tmp_path: Path, home: Path, inline: Inline)
     assert "Did you mean rate?" in done.stderr
 
 
+def test_whole_numbers_may_be_written_with_a_point(
+    tmp_path: Path, home: Path, inline: Inline
+) -> None:
+    def change(manifest: Manifest, parts: dict[str, bytes]) -> None:
+        manifest["jobs"][0].update(launch=0.0, job=1.0, exit_code=0.0)
+
+    forgery.write(tmp_path / "tries.tar", change)
+    done = inline("replay", str(tmp_path / "tries.tar"), "--dry_run", "--only", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1: trainer.train --rate 0.1\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--only", "2-4"), "--only 4: the file has 2 experiments"),
         (("--only", "3-2"), "expected numbers like 1,4,7-9, found '3-2'"),
         (("--tolerance", "loss"), "expected a number from 0 on"),
+        (("--extract", "tries", "--dry_run"), "--extract and --dry_run don't go together"),
+        (("--only", "1", "--extract", "tries", "--json"), "--extract and --only --json don't go"),
+        (("--dry_run", "--json"), "--dry_run and --json don't go together"),
+        (("--extract", "x", "--docker_run_args", "'"), "--extract and --docker_run_args don't go"),
     ],
 )
-def test_numbers_that_cannot_be_are_told(
-    flags: tuple[str, ...], message: str, tmp_path: Path, inline: Inline
+def test_flags_that_cannot_be_are_told(
+    flags: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    inline: Inline,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     forgery.write(tmp_path / "tries.tar")
     done = inline("replay", str(tmp_path / "tries.tar"), *flags)
     assert done.returncode == 2
     assert message in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["tries.tar"]
 
 
 def test_a_plan_comes_back_whole(tmp_path: Path) -> None:

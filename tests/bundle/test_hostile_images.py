@@ -1,0 +1,138 @@
+"""Images in files of experiments that would be given a name, are others, or are none."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caliban.bundle import images
+from caliban.bundle.archive import Archive
+from caliban.errors import UsageError
+from tests.bundle import forgery
+
+SECONDS = 10.0
+
+
+def image(
+    tags: Any = None,
+    config: bytes = b"{}",
+    extra: dict[str, bytes] | None = None,
+    kind: bytes = tarfile.REGTYPE,
+) -> bytes:
+    """An image as `docker save` writes it, more or less."""
+    packed = io.BytesIO()
+    index = [{"Config": "c.json", "RepoTags": tags, "Layers": []}]
+    members = {"c.json": config, "manifest.json": json.dumps(index).encode(), **(extra or {})}
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        if kind != tarfile.REGTYPE:
+            info = tarfile.TarInfo("evil")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    return packed.getvalue()
+
+
+ID = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
+
+# What says that an image is to be called as another one.
+NAMED = json.dumps([{"Config": "c.json", "RepoTags": ["python:3.12"], "Layers": []}]).encode()
+
+
+def member(
+    name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = ""
+) -> bytes:
+    """A member of a tar; its size is that of the content, even where members have none."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, len(content)
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def with_more(*members: bytes) -> bytes:
+    """The image with more members: its own ones take two blocks each."""
+    return gzip.compress(image()[: 4 * tarfile.BLOCKSIZE] + b"".join(members) + bytes(1024))
+
+
+SMUGGLED = member("manifest.json", NAMED)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: gzip.compress(image(tags=["python:3.12"])), "a name that others may have"),
+        (lambda: gzip.compress(image(extra={"repositories": b'{"python":{"3.12":"x"}}'})), "name"),
+        (lambda: gzip.compress(image(extra={"index.json": b'{"image.name":1}'})), "name"),
+        (lambda: gzip.compress(image(config=b"[]")), "is not the image that the jobs ran"),
+        (lambda: gzip.compress(image(kind=tarfile.LNKTYPE)), "is no image"),
+        (lambda: gzip.compress(image(kind=tarfile.CHRTYPE)), "is no image"),
+        (lambda: gzip.compress(image(kind=tarfile.FIFOTYPE)), "is no image"),
+        (lambda: gzip.compress(image(extra={"manifest.json": b"[" * 99_999})), "is no image"),
+        (lambda: gzip.compress(image(extra={"manifest.json": b"3"})), "name"),
+        (lambda: gzip.compress(image())[:-30], "is no image"),
+        (lambda: gzip.compress(image() + b"x" * 512), "is no image"),
+        (lambda: image(), "is no image"),
+        (lambda: b"", "is no image"),
+        (lambda: gzip.compress(image(extra={"layer.tar": bytes(1 << 28)}), 9), "is no image"),
+        (lambda: gzip.compress(image() + bytes(1 << 28), 9), "is no image"),
+        # What one program that reads tars or JSON takes for something else than another one does.
+        (lambda: with_more(SMUGGLED), "is no image"),
+        (lambda: with_more(member("./manifest.json", NAMED)), "is no image"),
+        (lambda: with_more(member("Manifest.json", NAMED)), "is no image"),
+        (lambda: with_more(member("d/../manifest.json", NAMED)), "is no image"),
+        (lambda: with_more(member("d/", SMUGGLED, tarfile.DIRTYPE)), "is no image"),
+        (lambda: with_more(member("d", SMUGGLED, tarfile.SYMTYPE, "c.json")), "is no image"),
+        (
+            lambda: with_more(
+                member("a/d", b"", tarfile.SYMTYPE, ".."), member("a/d/manifest.json", NAMED)
+            ),
+            "is no image",
+        ),
+        (lambda: with_more(member("index.json", b"", tarfile.SYMTYPE, "c.json")), "is no image"),
+        (lambda: with_more(*(member(f"{n}") for n in range(20_000))), "is no image"),
+        (
+            lambda: gzip.compress(
+                image(extra={"manifest.json": NAMED.replace(b"RepoTags", b"repotags")})
+            ),
+            "a name that others may have",
+        ),
+        (
+            lambda: gzip.compress(
+                image(extra={"manifest.json": NAMED[:-2] + b', "repoTags": null}]'})
+            ),
+            "is no image",
+        ),
+        (
+            lambda: gzip.compress(image(extra={"index.json": rb'{"image.n\u0061me":1}'})),
+            "a name that others may have",
+        ),
+    ],
+)  # fmt: skip
+def test_an_image_that_is_another_or_would_get_a_name_is_not_loaded(
+    make: Callable[[], bytes], why: str, tmp_path: Path
+) -> None:
+    class NoEngine:
+        def image_id(self, reference: str) -> str | None:
+            return None
+
+        @property
+        def client(self) -> Any:
+            raise AssertionError("it was given to the engine")
+
+    content = make()
+    forgery.write(tmp_path / "x.tar", lambda _, parts: parts.update({"images/0.tar.gz": content}))
+    began = time.monotonic()
+    with Archive(tmp_path / "x.tar") as opened, pytest.raises(UsageError) as caught:
+        images.load(opened, "images/0.tar.gz", ID, NoEngine())  # type: ignore[arg-type]
+    assert why in caught.value.message
+    assert time.monotonic() - began < SECONDS
