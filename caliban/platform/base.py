@@ -74,11 +74,13 @@ class RemoteBackend(Backend, Protocol):
       GONE: why a job that it doesn't have any more has ended, in words.
       KEEPS_LOGS: whether the log of a job is still there when that has been stopped.
       AT_A_TIME: how many jobs are sent at a time.
+      LATE: for how many seconds after a job's end its log may still lack some of it.
     """
 
     GONE: ClassVar[str]
     KEEPS_LOGS: ClassVar[bool]
     AT_A_TIME: ClassVar[int] = 8
+    LATE: ClassVar[float] = 0.0
 
     def close(self) -> None:
         """Closes connections that are its own."""

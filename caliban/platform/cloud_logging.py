@@ -18,7 +18,7 @@ _OVERLAP = datetime.timedelta(seconds=60)
 
 # Seconds between two looks at a log, and those that a job's last lines are waited for.
 _INTERVAL = 5.0
-_PATIENCE = 15.0
+PATIENCE = 15.0
 
 _PAGE = 1000
 
@@ -81,7 +81,7 @@ class Log:
         ends: float | None = None
         while True:
             if ends is None and is_over():
-                ends = clock.now() + _PATIENCE
+                ends = clock.now() + PATIENCE
             since = max(newest - _OVERLAP, earliest)
             after = ">" if since == earliest else ">="
             for entry in self._entries(f'{self.query} timestamp{after}"{_text(since)}"'):

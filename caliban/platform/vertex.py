@@ -41,6 +41,7 @@ class VertexBackend(RemoteBackend):
     KEEPS_LOGS = True
     # At 600 a minute as well, of which some are waited for until it is known what became of them.
     AT_A_TIME = 32
+    LATE = cloud_logging.PATIENCE
 
     def __init__(
         self, session: Session, environment: Mapping[str, str], per_minute: float = PER_MINUTE

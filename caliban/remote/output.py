@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from caliban.remote.parallel import for_each
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
 
-# An empty file for each job whose log is not here yet, or not all of it.
+# A file for each job whose log is not here yet, or not all of it; empty before it has been fetched.
 _FOLDER = f"{joblog.FOLDER}/wanted"
 
 # After so many seconds it is not tried any more by itself.
@@ -48,7 +49,8 @@ def want(uids: Iterable[str]) -> None:
     with contextlib.suppress(OSError):  # a full disk, for one: `caliban logs` fetches them anyway
         for uid in uids:
             home.directory(_FOLDER)
-            _mark(uid).touch(mode=0o600)
+            with contextlib.suppress(FileExistsError):  # since when it is wanted stays
+                _mark(uid).touch(mode=0o600, exist_ok=False)
 
 
 def wanted() -> list[str]:
@@ -114,28 +116,51 @@ def gathered(lines: Iterable[bytes], until: float = float("inf")) -> Iterator[by
         yield bytes(piece)
 
 
-def fetch(store: HistoryStore, backends: Backends, job: Job, seconds: float = float("inf")) -> None:
+def fetch(store: HistoryStore, backends: Backends, job: Job, seconds: float = float("inf")) -> bool:
     """Sees to it that the log of a job that has ended is here, and what it said of itself recorded.
+
+    Where lines come late, it stays wanted for as long, and then is fetched once more.
+
+    Returns:
+      Whether there was time for all of what there is by now.
 
     Raises:
       CalibanError: the platform can't be asked, or doesn't give it.
     """
     if job.handle is None or is_kept(job):
-        return
+        return True
     want([job.uid])
-    with _only_one(job.uid), contextlib.suppress(_LateError):
+    backend = backends.of(job.handle.platform)
+    with _only_one(job.uid) as mark, contextlib.suppress(_LateError):
         if not _mark(job.uid).exists():
-            return  # somebody else has fetched it meanwhile
+            return True  # somebody else has fetched it meanwhile
+        is_early = _is_early(job, mark, backend.LATE)
+        if is_early and mark.tell():
+            return True  # it is fetched once more when all is there
         until = time.monotonic() + seconds
         try:
-            lines = backends.of(job.handle.platform).logs(job.handle, False, None)
-            said = keep(job.uid, gathered(lines, until), job.outcome)
+            said = keep(
+                job.uid, gathered(backend.logs(job.handle, False, None), until), job.outcome
+            )
         except RefusedError as error:
             if error.status != 404:
                 raise
             said = keep(job.uid, iter(()), job.outcome)  # gone for good
         store.settle({}, reports={job.uid: said})
-        _mark(job.uid).unlink(missing_ok=True)
+        if is_early:
+            mark.write(b"fetched\n")
+        else:
+            _mark(job.uid).unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _is_early(job: Job, mark: IO[bytes], late: float) -> bool:
+    """Whether some of a job's log may be on its way yet: since its end, or the first look at it."""
+    now = time.time()
+    finished = job.outcome.finished.timestamp() if job.outcome.finished else now
+    since = os.fstat(mark.fileno()).st_mtime if mark.tell() else finished
+    return max(now - since, 0.0) < late
 
 
 @contextlib.contextmanager
@@ -159,13 +184,13 @@ def fetch_all(
 
     def attempt(job: Job) -> None:
         try:
-            fetch(store, backends, job, until - time.monotonic())
+            is_fetched = fetch(store, backends, job, until - time.monotonic())
         except CalibanError as error:
             left[job.uid] = error.message
         except OSError as error:
             left[job.uid] = str(error)
         else:
-            if not _mark(job.uid).exists():
+            if is_fetched:
                 del left[job.uid]
 
     for_each(jobs, attempt, seconds)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from caliban.platform.vertex import VertexBackend
 from tests.google_cloud import client
 from tests.google_cloud.cloud import GoogleCloud
 from tests.registry import Registry
@@ -29,6 +30,7 @@ def started(home: Path, patch: pytest.MonkeyPatch) -> Iterator[GoogleCloud]:
         file = client.write_key(cloud, home / "key.json", ROBOT, client.private_key())
         patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", file)
         patch.setenv("PROJECT_ID", "p1")
+        patch.setattr(VertexBackend, "LATE", 0.0)  # as long as `cloud.logs.delay` is none
         yield cloud
 
 

@@ -161,6 +161,31 @@ def test_a_job_that_is_gone_was_deleted_or_stopped(
 
 
 class TestLogs:
+    def test_that_come_late_are_fetched_once_more(
+        self,
+        cloud: GoogleCloud,
+        backends: Backends,
+        store: HistoryStore,
+        submit: Submit,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(VertexBackend, "LATE", 2.0)
+        (job,) = submit(1)
+        cloud.logs.write(name_of(job), "in time")
+        end(cloud, job)
+        assert refresh.refresh(store, open_ones(store), backends)
+        assert kept(job) == b"in time\n"
+        assert output.wanted() == [job.uid]
+        cloud.logs.write(name_of(job), 'caliban: {"accuracy": 0.5}')
+        requests = len(cloud.server.records)
+        assert refresh.refresh(store, [], backends)
+        assert len(cloud.server.records) == requests  # it is not asked for again and again
+        real.sleep(2.0)
+        assert refresh.refresh(store, [], backends)
+        assert kept(job) == b'in time\ncaliban: {"accuracy": 0.5}\n'
+        assert jobs_of(store)[0].report.metrics == {"accuracy": 0.5}
+        assert output.wanted() == []
+
     def test_that_there_was_no_time_for_are_fetched_later(
         self,
         cloud: GoogleCloud,
