@@ -18,7 +18,7 @@ demo: venv engine  ## Set everything up and run the tutorial's sweep in containe
 	  caliban status
 
 test: dev programs mlflow engine lint  ## Set everything up and run every check and test
-	. ./.engine.env && $(BIN)/python -m pytest -n 3 --dist loadfile
+	. ./.engine.env && $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 venv:  ## Make the virtual environment .venv, with caliban in it
 	@$(PREPARE) venv

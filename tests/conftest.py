@@ -16,10 +16,12 @@ import gc
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -64,6 +66,21 @@ _NOBODY = 65534
 
 # Who the tests' jobs belong to, whoever runs them.
 USER = "tester"
+
+# The fixtures of real parts: a test with one of them takes seconds, others take milliseconds.
+_PARTS = frozenset({"engine", "own_engine", "cluster", "mlflow_program", "screen", "browser"})
+
+
+def pytest_configure() -> None:
+    """Takes ^C back: what `pytest &` in a script runs would ignore it, as under nohup."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first: what is short fills up the ends of all processes."""
+    slow = Counter(item.path for item in items if _PARTS & {*getattr(item, "fixturenames", ())})
+    items.sort(key=lambda item: -slow[item.path])
 
 
 class Inline(Protocol):

@@ -36,6 +36,7 @@ def terminate(number, frame):
     sys.exit(3)
 
 
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # for --pause, which it ends
 arguments = iter(sys.argv[1:])
 for flag in arguments:
     if flag == "--say":
@@ -46,6 +47,8 @@ for flag in arguments:
         sys.exit(int(next(arguments)))
     elif flag == "--sleep":
         time.sleep(float(next(arguments)))
+    elif flag == "--pause":
+        signal.sigwait([signal.SIGUSR1])
     elif flag == "--die":
         os.kill(os.getpid(), int(next(arguments)))
     elif flag == "--tidy":

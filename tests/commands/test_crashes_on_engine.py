@@ -77,8 +77,7 @@ def test_a_second_interrupt_kills_a_job_that_will_not_end(
 def test_after_kill_9_every_finished_job_is_recorded_and_status_settles_the_running_one(
     caliban: Caliban, start: Start, experiments: Write, engine: Engine, home: Path
 ) -> None:
-    # The fourth takes so long that it runs when it is asked about, however busy the machine is.
-    name = experiments([{"say": f"job {i}", "sleep": 0 if i < 3 else 8} for i in range(20)])
+    name = experiments([{"say": f"job {i}", "pause": i == 3} for i in range(20)])
     child = start(*RUN, "--experiment_config", name, "trainer.job")
     said = output_of_running_job(home)
     wait_for(lambda: said("job 3"))
@@ -92,6 +91,8 @@ def test_after_kill_9_every_finished_job_is_recorded_and_status_settles_the_runn
     assert {row["status"] for row in rows[4:]} == {"STOPPED"}
     assert all("never started" in row["reason"] for row in rows[4:])
 
+    (container,) = containers(engine, rows)
+    engine.client.kill(container["Id"], "SIGUSR1")
     wait_for(lambda: jobs(caliban)[3]["status"] != "RUNNING")
     settled = jobs(caliban)[3]
     assert (settled["status"], settled["exit_code"]) == ("SUCCEEDED", 0)

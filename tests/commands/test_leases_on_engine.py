@@ -29,11 +29,11 @@ LISTED = [
     "  MIG 3g.20gb     Device  1: (UUID: MIG-dddd)",
 ]
 
-# Its arguments are --n N --seconds S.
+# Its arguments are --n N --seconds S, or only the former: then it ends when `let_go` says so.
 JOB = """
 began=$(date +%s.%N)
 echo "$began" > "$CALIBAN_OUTPUT/began"
-sleep "${4:-0.2}"
+if [ "$4" ]; then sleep "$4"; else until [ -e "$CALIBAN_OUTPUT/go" ]; do sleep 0.1; done; fi
 echo "$NVIDIA_VISIBLE_DEVICES $began $(date +%s.%N)" > "$CALIBAN_OUTPUT/times"
 """
 
@@ -56,15 +56,27 @@ def command(
     image = own_engine.image("small", {"usr/app/job.sh": JOB})
     (tmp_path / "job.sh").write_text(JOB)
 
-    def words(directory: str, jobs: int, *flags: str, seconds: float = 0.2) -> list[str]:
+    def words(directory: str, jobs: int, *flags: str, seconds: float | None = 0.2) -> list[str]:
         config = tmp_path / f"{directory}.json"
-        config.write_text(json.dumps({"n": list(range(jobs)), "seconds": seconds}))
+        duration = {} if seconds is None else {"seconds": seconds}
+        config.write_text(json.dumps({"n": list(range(jobs)), **duration}))
         return [
             *("run", "--image_id", image, "--output", directory, "--xgroup", directory, *flags),
             *("--docker_run_args=--network none", "--experiment_config", str(config), "job.sh"),
         ]
 
     return words
+
+
+def begun(directory: Path) -> list[Path]:
+    """What the jobs that have begun so far have written about that."""
+    return list(directory.glob("*/*/began"))
+
+
+def let_go(directory: Path) -> None:
+    """Lets the jobs end that have begun so far."""
+    for path in begun(directory):
+        path.with_name("go").touch()
 
 
 def uses(directory: Path) -> list[Use]:
@@ -114,14 +126,19 @@ def test_the_devices_of_a_killed_terminal_come_back_with_the_end_of_its_containe
     start: Start, command: Callable[..., list[str]], caliban: Caliban, tmp_path: Path, home: Path
 ) -> None:
     flags = ("--gpus_per_job", "2", "--jobs", "2")
-    killed = start(*command("killed", 2, *flags, seconds=6))
-    wait_for(lambda: len(list(tmp_path.glob("killed/*/*/began"))) == 2)
+    killed = start(*command("killed", 2, *flags, seconds=None))
+    wait_for(lambda: len(begun(tmp_path / "killed")) == 2)
     killed.kill()
     killed.communicate()
     assert len(leases(home)) == 4
     other = start(*command("other", 2, "--gpus_per_job", "1", "--jobs", "2"))
-    _, said = other.communicate(timeout=60)
-    assert other.returncode == 0, said
+    assert other.stderr
+    said = ""
+    while ": waiting for 1 GPU" not in said and (line := other.stderr.readline()):
+        said += line
+    let_go(tmp_path / "killed")
+    said += other.stderr.read()
+    assert other.wait(60) == 0, said
     assert said.count(": waiting for 1 GPU (held by jobs 1, 2)\n") == 1
     first, second = uses(tmp_path / "killed"), uses(tmp_path / "other")
     assert {device for use in first for device in use.devices} == set(DEVICES)
@@ -137,7 +154,7 @@ def test_those_who_go_on_with_a_killed_sweep_keep_its_devices(
     start: Start, command: Callable[..., list[str]], tmp_path: Path, home: Path, caliban: Caliban
 ) -> None:
     killed = start(*command("sweep", 6, "--gpus_per_job", "2", "--jobs", "2", seconds=2))
-    wait_for(lambda: len(list(tmp_path.glob("sweep/*/*/began"))) == 2)
+    wait_for(lambda: len(begun(tmp_path / "sweep")) == 2)
     killed.kill()
     killed.communicate()
     # Without saying so again, each job gets two.
@@ -152,11 +169,15 @@ def test_those_who_go_on_with_a_killed_sweep_keep_its_devices(
 
 
 def test_auto_runs_a_job_for_each_share_of_the_gpus(
-    caliban: Caliban, command: Callable[..., list[str]], tmp_path: Path
+    start: Start, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    words = command("auto", 4, "--gpus_per_job", "2", "--jobs", "auto", seconds=1.5)
-    answer = caliban(*words)
-    assert answer.returncode == 0, answer.stderr
+    child = start(*command("auto", 4, "--gpus_per_job", "2", "--jobs", "auto", seconds=None))
+    wait_for(lambda: len(begun(tmp_path / "auto")) == 2)
+    let_go(tmp_path / "auto")
+    wait_for(lambda: len(begun(tmp_path / "auto")) == 4)
+    let_go(tmp_path / "auto")
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
     found = sorted(uses(tmp_path / "auto"), key=lambda use: use.began)
     assert found[1].began < found[0].ended, "two run at a time"
     assert found[2].began > min(use.ended for use in found[:2]), "and not three"

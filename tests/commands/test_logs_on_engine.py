@@ -57,6 +57,12 @@ def has_printed(home: Path, text: str) -> Callable[[], bool]:
     return lambda: any(text in log.read_text() for log in home.glob(".caliban/logs/*.log"))
 
 
+def go_on(caliban: Caliban, engine: Engine) -> None:
+    """Ends the --pause of the only job."""
+    (container,) = containers(engine, jobs(caliban))
+    docker("kill", "--signal", "USR1", container["Id"])
+
+
 def test_the_log_of_a_job_is_byte_for_byte_what_it_has_printed() -> None:
     run_unseen("--bytes", "1")
     shown = logs("1")
@@ -112,8 +118,10 @@ def test_why_there_is_no_log(caliban: Caliban, start: Start, noise: Path, home: 
     assert logs("4").stderr == b"job 4: it was never started (not started)\n"
 
 
-def test_a_running_job_is_followed_as_it_prints(start: Start, home: Path) -> None:
-    child = start(*RUN, *MODULE, "--lines", str(len(LINES)))
+def test_a_running_job_is_followed_as_it_prints(
+    caliban: Caliban, start: Start, engine: Engine, home: Path
+) -> None:
+    child = start(*RUN, *MODULE, "--lines", "3", "--pause", "1", "--lines", "9")
     wait_for(has_printed(home, "line 0"))
     follower = start("logs", "-f", "1")
     assert follower.stdout
@@ -122,13 +130,16 @@ def test_a_running_job_is_followed_as_it_prints(start: Start, home: Path) -> Non
     assert child.poll() is None
     shown = logs("1", "--tail", "1")
     assert shown.stdout.startswith(b"line ") and shown.stdout.count(b"\n") == 1
+    go_on(caliban, engine)
     lines, notes = rest(follower)
-    assert lines == LINES[1:]
+    assert lines == [*LINES[1:3], *LINES[:9]]
     assert notes.startswith("job 1 SUCCEEDED in ")
 
 
-def test_control_c_ends_the_following_and_not_the_job(start: Start, home: Path) -> None:
-    child = start(*RUN, *MODULE, "--lines", "12")
+def test_control_c_ends_the_following_and_not_the_job(
+    caliban: Caliban, start: Start, engine: Engine, home: Path
+) -> None:
+    child = start(*RUN, *MODULE, "--lines", "3", "--pause", "1", "--lines", "9")
     wait_for(has_printed(home, "line 0"))
     with typing("logs", "-f", "1") as terminal:
         terminal.shows("line 1")
@@ -136,15 +147,16 @@ def test_control_c_ends_the_following_and_not_the_job(start: Start, home: Path) 
         assert terminal.ends() == 130
         assert "Traceback" not in terminal.text
     assert child.poll() is None
-    reader = subprocess.run(
+    with subprocess.Popen(
         f"{sys.executable} -m caliban logs -f 1 | head -n 1",
         shell=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (reader.stdout, reader.stderr) == ("line 0\n", "")
+    ) as reader:
+        assert reader.stdout and reader.stdout.readline() == "line 0\n"
+        go_on(caliban, engine)
+        assert reader.communicate(timeout=30) == ("", "")
     child.communicate(timeout=30)
     assert child.returncode == 0
 
@@ -166,8 +178,7 @@ def test_a_job_whose_caliban_was_killed_is_shown_by_the_engine(
     assert logs("1", "--tail", "2").stdout.count(b"\n") == 2
     after = start("logs", "-f", "1")
     assert after.stdout and after.stdout.readline() == "line 0\n"
-    (container,) = containers(engine, jobs(caliban))
-    docker("kill", "--signal", "USR1", container["Id"])
+    go_on(caliban, engine)
     lines, notes = rest(before)
     assert lines == [*LINES[1:6], *LINES[:6]]
     assert "job 1 SUCCEEDED" in notes
@@ -177,9 +188,9 @@ def test_a_job_whose_caliban_was_killed_is_shown_by_the_engine(
 
 
 def test_a_killed_calibans_job_is_followed_as_fast_as_the_engine_speaks_and_byte_for_byte(
-    caliban: Caliban, start: Start, home: Path
+    caliban: Caliban, start: Start, engine: Engine, home: Path
 ) -> None:
-    args = ("--bytes", "1", "--sleep", "6", "--many", "20000")
+    args = ("--bytes", "1", "--pause", "1", "--many", "20000")
     child = start(*RUN, *MODULE, *args, errors="replace")
     log = home / ".caliban" / "logs"
     wait_for(lambda: any(file.read_bytes() == BYTES for file in log.glob("*.log")))
@@ -191,6 +202,7 @@ def test_a_killed_calibans_job_is_followed_as_fast_as_the_engine_speaks_and_byte
         child.kill()
         child.communicate()
         output = follower.stdout
+        go_on(caliban, engine)
         wait_for(lambda: bool(select.select([output], [], [], 0)[0]))
         began = time.monotonic()
         rest = follower.stdout.read()

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from tests.commands.conftest import Start, wait_for
+from tests.commands.conftest import Start, kept_output, wait_for
 from tests.conftest import Caliban, OpenScreen
 from tests.dockerd import Dockerd
 
 JOB = """
 case "$2" in
-  sleep) echo "sleeps $4"; trap 'echo bye; exit 3' TERM; sleep 60 & wait;;
-  stubborn) echo "stubborn $4"; trap 'echo no' TERM; while true; do sleep 0.2; done;;
+  sleep) trap 'echo bye; exit 3' TERM; echo "sleeps $4"; sleep 60 & wait;;
+  stubborn) trap 'echo no' TERM; echo "stubborn $4"; while true; do sleep 0.2; done;;
   much) yes "$(printf "%04000d" 7)" | head -c "$4";;
   quick) echo "first $4"; echo "second $4" >&2;;
 esac
@@ -58,6 +58,11 @@ def status(caliban: Caliban) -> list[dict[str, Any]]:
 
 def running(engine: Dockerd) -> int:
     return len(engine.docker("ps", "--quiet").split())
+
+
+def printed(home: Path, text: str) -> Callable[[], bool]:
+    """Whether each of four jobs has printed a text."""
+    return lambda: sum(text in output for output in kept_output(home).values()) == 4
 
 
 def caliban_in(words: list[str]) -> str:
@@ -109,11 +114,15 @@ def test_a_terminal_has_a_line_for_each_and_none_is_left_behind(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_four_in_order(
-    start: Start, caliban: Caliban, words: Words, own_engine: Dockerd, number: signal.Signals
+    start: Start,
+    caliban: Caliban,
+    words: Words,
+    own_engine: Dockerd,
+    home: Path,
+    number: signal.Signals,
 ) -> None:
     child = start(*words("sleep", list(range(6)), "--jobs", "4", "--verbose"))
-    wait_for(lambda: running(own_engine) == 4)
-    time.sleep(0.5)
+    wait_for(printed(home, "sleeps"))
     child.send_signal(number)
     _, said = child.communicate(timeout=30)
     assert child.returncode == 130, said
@@ -143,13 +152,12 @@ def status_or_none(caliban: Caliban) -> list[dict[str, Any]]:
 
 
 def test_a_second_interrupt_kills_what_will_not_end(
-    start: Start, caliban: Caliban, words: Words, own_engine: Dockerd
+    start: Start, caliban: Caliban, words: Words, own_engine: Dockerd, home: Path
 ) -> None:
     child = start(*words("stubborn", list(range(4)), "--jobs", "4", "--verbose"))
-    wait_for(lambda: running(own_engine) == 4)
-    time.sleep(0.5)
+    wait_for(printed(home, "stubborn"))
     child.send_signal(signal.SIGINT)
-    time.sleep(1)
+    wait_for(printed(home, "\nno\n"))
     assert running(own_engine) == 4
     child.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -214,11 +222,11 @@ def test_an_engine_that_stays_away_leaves_the_jobs_to_those_who_go_on(
     child = start(*words("sleep", list(range(4)), "--jobs", "2"))
     wait_for(lambda: running(own_engine) == 2)
     own_engine.stop()
-    time.sleep(1)
+    assert child.stderr
+    assert any("waiting for it" in line for line in child.stderr)
     child.send_signal(signal.SIGINT)  # whose patience is short
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 1
-    assert "waiting for it" in said
+    said = child.stderr.read()
+    assert child.wait(60) == 1
     assert "error: " in said
     away = caliban("status", "--xgroup", "group")
     assert away.returncode == 1

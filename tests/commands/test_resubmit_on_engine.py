@@ -72,7 +72,7 @@ def test_the_user_is_asked_on_a_terminal(caliban: Caliban, sweep: Path, screen: 
     assert "--yes" in silent.stderr
     terminal = screen(cwd=sweep)
     terminal.line(shlex.join([sys.executable, "-m", "caliban", *AGAIN]))
-    terminal.shows(r"do you wish to resubmit these 1 jobs\? \[yN\]:$")
+    terminal.shows(r"do you wish to resubmit this job\? \[yN\]:$")
     terminal.line("n")
     terminal.shows("^host 0>")
     assert statuses(caliban) == [(1, "FAILED")]

@@ -13,8 +13,9 @@ from typing import Any
 VENV = Path("/opt/venv")
 PROJECT = Path("/usr/app")
 
-# Where the installer lies while it is needed.
+# Where the installer lies while it is needed, and where the tests' base image may have one itself.
 INSTALLER = Path("/opt/uv")
+OF_THE_BASE = "/srv/uv/bin"
 
 
 def installed() -> dict[str, Any]:
@@ -49,5 +50,6 @@ def copied() -> dict[str, Any]:
 
 
 left = [str(INSTALLER)] if INSTALLER.exists() and any(INSTALLER.iterdir()) else []
-left += filter(None, [shutil.which("uv")])
+search = [each for each in os.environ["PATH"].split(os.pathsep) if each != OF_THE_BASE]
+left += filter(None, [shutil.which("uv", path=os.pathsep.join(search))])
 print(json.dumps({**installed(), **copied(), "left": left}))

@@ -203,6 +203,9 @@ def test_without_an_earlier_image_every_layer_is_built(
     done = inline("build", "--nogpu", "--explain", "go.sh")
     assert "There is no earlier image" in done.stdout
     assert "kept" not in done.stdout
+    assert "name a module" not in done.stdout
+    shell = inline("build", "--nogpu", "--explain").stdout
+    assert "This is about the image of `caliban shell`" in shell
 
 
 def test_a_base_image_that_is_not_there_is_not_pulled(
