@@ -201,6 +201,18 @@ class HelpfulParser(argparse.ArgumentParser):
             )
 
 
+class _ListOfCommands(argparse.HelpFormatter):
+    """Help in which the longest of the commands has its summary beside it, as the others have.
+
+    Before version 3.13, Python forgets that they are indented when it looks for the longest.
+    """
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
 def _parser(
     parser_class: type[argparse.ArgumentParser], path: Sequence[str], command: ModuleType | None
 ) -> argparse.ArgumentParser:
@@ -226,9 +238,8 @@ def _add_commands(
     Beside the path a command has just its line in the help: nothing is parsed with it, and to give
     it a --help of its own costs as much as all else of a parser.
     """
-    subparsers = parser.add_subparsers(
-        dest="command", metavar="{" + ",".join(commands) + "}", required=True, title="commands"
-    )
+    parser.formatter_class = _ListOfCommands
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, each in commands.items():
         summary = each.summary if isinstance(each, Group) else each
         if name not in path[:1]:
@@ -252,6 +263,12 @@ def _parse(
 ) -> argparse.Namespace:
     """Parses; an unknown flag is answered with the usage of the command it was given to."""
     args, unknown = parser.parse_known_args(words)
+    if not hasattr(args, "run"):
+        commands = COMMANDS
+        for name in path:
+            if isinstance(group := commands[name], Group):
+                commands = group.commands
+        _command_parser(parser, path).error(f"no command is named: {', '.join(commands)}")
     if unknown:
         import difflib
 

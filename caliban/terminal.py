@@ -134,6 +134,15 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def amount(size: float) -> str:
+    """A number of bytes for people: "312 B", "46.1 kB"."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def streams_are_one() -> bool:
     """Whether stdout and stderr go to one place, as on a terminal, or with `2>&1`."""
     try:

@@ -292,13 +292,14 @@ class TestWrongUsage:
     @pytest.mark.parametrize(
         ("words", "problem"),
         [
-            ([], "caliban: error: the following arguments are required: {"),
+            ([], "caliban: error: no command is named: shell, notebook, "),
+            (["--nonsense"], "caliban: error: no command is named: shell, notebook, "),
             (["nonsense"], "invalid choice: 'nonsense'"),
             (
                 ["resubmit"],
                 "caliban resubmit: error: the following arguments are required: --xgroup",
             ),
-            (["cluster"], "caliban cluster: error: the following arguments are required: {ls,"),
+            (["cluster"], "caliban cluster: error: no command is named: ls, create, "),
             (["cluster", "job", "nonsense"], "invalid choice: 'nonsense'"),
             (["cluster", "ls", "--nonsense"], "caliban cluster ls: error: unrecognized"),
             (["status", "run"], "caliban status: error: unrecognized arguments: run"),

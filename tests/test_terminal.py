@@ -160,6 +160,14 @@ class TestColour:
             assert tty.bytes == b"\033[32mdone\033[0m\r\n\033[33mwarning:\033[0m odd\r\n"
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (34816, "34.8 kB"), (5e6, "5.0 MB"), (2.5e12, "2500.0 GB")],
+)
+def test_amounts_of_bytes_are_told_in_the_unit_that_suits_them(size: float, text: str) -> None:
+    assert terminal.amount(size) == text
+
+
 def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     terminal.result("result")
     terminal.result_json({"name": "ünï", "values": [1, None]})

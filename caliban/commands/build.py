@@ -125,14 +125,16 @@ def _explain(plan: ImagePlan, images: Images, as_json: bool) -> None:
     if as_json:
         terminal.result_json({**found.to_json(), "exists": is_there})
         return
-    for line in _explanation(found, is_there):
+    for line in _explanation(found, is_there, plan.module is None):
         terminal.result(line)
 
 
-def _explanation(found: Explanation, is_there: bool) -> Iterator[str]:
+def _explanation(found: Explanation, is_there: bool, is_shell: bool) -> Iterator[str]:
     """What has changed, which layers that concerns, and what a build would do."""
     if not found.last:
         yield "There is no earlier image of this project to compare with."
+        if is_shell:
+            yield "This is about the image of `caliban shell`; for that of `run`, name a module."
     elif not found.changes:
         yield f"Nothing has changed since the last image, {found.last}."
     else:

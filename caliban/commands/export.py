@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         if args.with_image:
             _add_images(found, engine, Path(folder))
         digest = archive.write(path, found.manifest, found.parts)
-    terminal.note(f"Written: {path}, {len(jobs)} jobs, {path.stat().st_size / 1e6:.1f} MB")
+    size = f", {terminal.amount(path.stat().st_size)}" if path.is_file() else ""
+    terminal.note(f"Written: {path}, {launch.count_of_jobs(len(jobs))}{size}")
     terminal.result(digest)
     return 0
 

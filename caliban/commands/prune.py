@@ -279,12 +279,12 @@ def _listed(items: Sequence[_Item], now: datetime.datetime) -> Iterator[str]:
     for kind in ("container", "image", "log"):  # steps of builds mean nothing to anybody
         of_kind = sorted((item for item in items if item.kind == kind), key=lambda item: -item.size)
         cells = [
-            (kind, item.name, _bytes(item.size), f"used {_age(now - item.used)} ago")
+            (kind, item.name, terminal.amount(item.size), f"used {_age(now - item.used)} ago")
             for item in of_kind[:_SHOWN]
         ]
         yield from terminal.columns(cells)
         if rest := of_kind[_SHOWN:]:
-            yield f"{kind}  ... and {len(rest)} more, {_bytes(sum(item.size for item in rest))}"
+            yield f"{kind}  ... and {len(rest)} more, {_size(rest)}"
     if items:
         yield f"total: {_total(items)}"
 
@@ -297,15 +297,11 @@ def _total(items: Sequence[_Item]) -> str:
             numbers.append(f"{number} {what} of builds" if kind == "step" else f"{number} {what}")
     # What images share becomes free with the last of them; an engine does not say how much it is.
     least = "at least " if any(item.kind in ("image", "step") for item in items) else ""
-    return f"{', '.join(numbers) or 'nothing'}, {least}{_bytes(sum(item.size for item in items))}"
+    return f"{', '.join(numbers) or 'nothing'}, {least}{_size(items)}"
 
 
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    raise AssertionError
+def _size(items: Iterable[_Item]) -> str:
+    return terminal.amount(sum(item.size for item in items))
 
 
 def _age(span: datetime.timedelta) -> str:

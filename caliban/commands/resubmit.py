@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             terminal.note(f"{launch.count_of_jobs(len(jobs))}; nothing was built, run or recorded.")
             return 0
-        question = f"\ndo you wish to resubmit these {len(jobs)} jobs?"
+        what = "this job" if len(jobs) == 1 else f"these {len(jobs)} jobs"
+        question = f"\ndo you wish to resubmit {what}?"
         hint = "--yes resubmits them without a question; --dry_run only lists them."
         if not args.yes and not terminal.confirm(question, hint):
             return 0

@@ -66,9 +66,9 @@ def here(options: Options, where: Place | None) -> Options:
     """
     if where is None:
         return options
-    names = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID, tracking.CONTEXT)
+    ours = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID, tracking.CONTEXT)
     logins = [name for name in tracking.CREDENTIALS if name in os.environ]
-    environment: dict[str, str | None] = dict.fromkeys((*names, *logins))
+    environment: dict[str, str | None] = dict.fromkeys((*ours, tracking.QUIET, *logins))
     environment |= dict(options.environment)
     # Their own network would not lead them to a server that only this machine reaches.
     network = "host" if where.is_on_loopback or not where.is_server else ""

@@ -72,13 +72,16 @@ def _provenances(
 ) -> Iterator[Difference]:
     yield from _sources(one.source, other.source)
     yield from _each("code", {"live code": _live(first)}, {"live code": _live(second)})
-    yield from _each("packages", _packages(one.plan), _packages(other.plan))
+    are_planned = bool(one.plan and other.plan)  # caliban has made both images
+    if are_planned:
+        yield from _each("packages", _packages(one.plan), _packages(other.plan))
     base = ({"base image": (each.image.base, each.image.base_id)} for each in (one, other))
     for each in _each("image", *base):
         before, after = each.before, each.after
         names_tell = before[0] != after[0]
         yield Difference("image", each.name, *(side[not names_tell] for side in (before, after)))
-    yield from _each("image", _plan(one.plan), _plan(other.plan))
+    if are_planned:
+        yield from _each("image", _plan(one.plan), _plan(other.plan))
     yield from _each(
         "image", {"id": one.image.id or first.image}, {"id": other.image.id or second.image}
     )
@@ -142,19 +145,21 @@ def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine(machine: Machine) -> dict[str, Any]:
+    """What is known of a machine; of its memory no more than what makes a difference."""
     if machine.requested:
         return dict(machine.requested)
-    return {
+    found = {
         "host": machine.host,
         "system": machine.system,
         "kernel": machine.kernel,
         "cpu": machine.cpu,
         "cpus": machine.cpus,
-        "memory": machine.memory,
+        "memory": f"{machine.memory / 2**30:.1f} GiB" if machine.memory else "",
         "gpus": list(machine.gpus),
         "driver": machine.driver,
         "engine": machine.engine,
     }
+    return {name: value for name, value in found.items() if value}
 
 
 def _outcome(job: Job) -> dict[str, Any]:

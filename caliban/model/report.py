@@ -111,8 +111,9 @@ _VARIABLE = re.compile(
     r"0x[0-9a-fA-F]+|(?<![\w.])[-+]?\d[\d_,.]*(?:e[-+]?\d+)?\w*|(?:/[\w.+-]+){2,}/?", re.IGNORECASE
 )
 
-# Lines that end a traceback or an output without telling why: of shells and of Python's warnings.
-_MEANINGLESS = re.compile(r"[\W_]*")
+# Lines that end an output without telling why: rules and carets, and what absl says last of a flag
+# that it has refused.
+_MEANINGLESS = re.compile(r"[\W_]*|Pass --helpshort or --helpfull to see help on flags\.")
 
 # The frame of a terminal's bar, of which only what comes last can be seen.
 _FRAME = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")

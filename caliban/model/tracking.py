@@ -29,6 +29,9 @@ CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_T
 CONTEXT = "MLFLOW_RUN_CONTEXT"
 UID, RUN_NAME = "caliban.uid", "mlflow.runName"
 
+# Keeps MLflow from printing addresses of a relay, which lead nowhere later.
+QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
 # The tag of runs that caliban has made.
 MADE = "caliban.made"
 

@@ -111,6 +111,12 @@ def test_arguments_that_are_no_flags_are_compared_as_they_are() -> None:
         ({"image": Image("sha256:2", base="debian", base_id="sha256:b")},
          [("image", "id", "sha256:1", "sha256:2")]),
         ({"machine": Machine("box", cpu="EPYC", cpus=8)}, [("machine", "cpus", 4, 8)]),
+        ({"machine": Machine("box", cpu="EPYC", cpus=4, memory=25276076032)},
+         [("machine", "memory", None, "23.5 GiB")]),
+        ({"machine": Machine(requested={"cluster": "c"})},
+         [("machine", "host", "box", None), ("machine", "cpu", "EPYC", None),
+          ("machine", "cpus", 4, None), ("machine", "cluster", None, "c")]),
+        ({"plan": {}}, []),  # another's image: what is in it is not known
         ({"flags": {"nogpu": True, "extras": ["a"]}}, [("flags", "extras", None, ["a"])]),
         ({"variables": ()}, [("environment", "FOO", "set", None)]),
         ({"version": "2.0"}, [("caliban", "version", "1.0", "2.0")]),

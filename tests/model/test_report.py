@@ -96,6 +96,13 @@ def test_a_job_cannot_report_without_end() -> None:
         (["Killed", 'caliban: {"a": 1}'], "Killed"),
         (["10%|# |\r100%|##|\rKeyError: 'x'"], "KeyError: 'x'"),
         (["\x1b[31mRuntimeError: red\x1b[0m\n"], "RuntimeError: red"),
+        (
+            [
+                "FATAL Flags parsing error: flag --lr=x: could not convert string to float: 'x'",
+                "Pass --helpshort or --helpfull to see help on flags.",
+            ],
+            "FATAL Flags parsing error: flag --lr=x: could not convert string to float: 'x'",
+        ),
         ([], ""),
         (["x" * 1000], "x" * 200),
     ],

@@ -181,6 +181,18 @@ def test_ten_thousand_jobs_are_one_page(home: Path, inline: Inline, browser: Bro
     assert [said for said in visit.said if "GPU stall" not in said] == []
 
 
+def test_numbers_of_jobs_are_whole_ones_each_once(
+    home: Path, inline: Inline, browser: Browser
+) -> None:
+    with HistoryStore.open() as store:
+        sweeps.record(store, "few", 3)
+    assert inline("report", "few", "-o", "few.html").returncode == 0
+    visit = browser.visit(Path("few.html").resolve().as_uri())
+    visit.page.wait_for_selector("#durations .ytick")
+    labels = visit.page.locator("#durations .ytick").all_text_contents()
+    assert len(labels) == len(set(labels)) > 1
+
+
 def test_without_the_plotting_library_the_message_says_how_to_get_it(
     home: Path, caliban: Caliban, tmp_path: Path
 ) -> None:

@@ -242,6 +242,8 @@
     const colours = { SUCCEEDED: "--good", FAILED: "--bad" };
     const kinds = Array.from(new Set(states)).sort().reverse();
     const bins = { start: 0, end: most / size * 1.0001, size: (most / size || 1) / 40 };
+    const heights = Array(41).fill(0);
+    times.forEach((value) => { if (value !== null) heights[Math.floor(value / size / bins.size)] += 1; });
     const traces = kinds.map((state) => ({
       type: "histogram", name: state, xbins: bins, autobinx: false,
       x: times.filter((value, index) => value !== null && states[index] === state).map((value) => value / size),
@@ -253,7 +255,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12, x: 1, xanchor: "right" },
       xaxis: { title: { text: unit, standoff: 6 }, zeroline: false, rangemode: "tozero" },
-      yaxis: { title: { text: "jobs" }, zeroline: false, rangemode: "tozero", tickformat: ",d" },
+      yaxis: { title: { text: "jobs" }, zeroline: false, rangemode: "tozero", tickformat: ",d", ...(Math.max(...heights) < 6 ? { dtick: 1 } : {}) },
     }, CONFIG);
   };
 
