@@ -29,6 +29,7 @@ FOREIGN_FLAGS = {
     *("--cidfile", "--detach", "--env", "--gpus"),  # of docker run
     *("--name", "--network", "--restart"),
     *("--pdb", "--verbosity"),  # of absl
+    "--include-apps",  # of pipx
     *("--base_url", "--config", "--from"),  # of scripts/
     *("--google_cloud_cli", "--list", "--no_registry"),
     *("--file", "--mount", "--project"),  # of docker build and gcloud

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # How much of a log is sent, in bytes.
 _LONGEST_LOG = 64 << 20
 
+# HTTP's status of a server that has failed at something, and doesn't know why.
+_BROKEN = 500
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -81,6 +84,9 @@ def pass_on(server: Server, entry: Entry, journal: Journal, started: int | None)
             except RefusedError as error:
                 if not error.is_lasting:
                     raise  # otherwise, it is about one of them
+            except AwayError as error:
+                if not error.status:
+                    raise
         for request in requests:
             send_one(request)
 
@@ -89,11 +95,28 @@ def pass_on(server: Server, entry: Entry, journal: Journal, started: int | None)
             refused.append(KEPT_ELSEWHERE)
             return
         try:
-            server.repeat(request.renamed(stand_in, run))
+            repeat(request.renamed(stand_in, run))
         except RefusedError as error:
             if not error.is_lasting:
                 raise
             refused.append(error.message)
+
+    def repeat(request: Request) -> None:
+        try:
+            server.repeat(request)
+            return
+        except AwayError as error:
+            is_small = isinstance(request.content, bytes) and not request.file
+            if error.status != _BROKEN or not is_small:
+                raise
+        server.mark(run.run, entry.uid)
+        # As it can write that, it is the request that it has trouble with, if it has it again.
+        try:
+            server.repeat(request)
+        except AwayError as error:
+            if error.status != _BROKEN:
+                raise
+            raise RefusedError(error.message, status=400) from None
 
     journal.pass_on(send)
     return PassedOn(run, refused)
@@ -202,8 +225,10 @@ def flush(store: HistoryStore, seconds: float, incomplete: Collection[str] = ())
                     journal = outbox.journal(job.uid)
                     refused += send(store, server, entries[job.uid], job, journal)
                 except AwayError as error:
-                    left[error.message] += len(jobs) - number
-                    break
+                    if not error.status:
+                        left[error.message] += len(jobs) - number
+                        break
+                    left[error.message] += 1  # it may be about this job alone
                 except RefusedError as error:
                     left[error.message] += 1
     tell_refused(refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import threading
@@ -18,11 +19,18 @@ from caliban import home
 FILES = "/api/2.0/mlflow-artifacts/artifacts/"
 _KEPT_BY_SERVER = "mlflow-artifacts:"
 
+# Where the id of a run is: under these names, and in the tag of a run within another one.
+_IDS = ("run_id", "run_uuid", "source_run_id")
+_PARENT = "mlflow.parentRunId"
+
 # How many metrics MLflow takes at a time, and a little less.
 _MOST_METRICS = 500
 
 # Up to this size a content is in memory, in bytes.
 SMALL = 1 << 20
+
+# What is larger is kept only if so much of the disk stays free, in bytes.
+_FREE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,14 @@ class Names:
             return value
         found = {}
         for key, each in value.items():
-            if key in ("run_id", "run_uuid") and each == self.run:
+            if key in _IDS and each == self.run:
                 each = others.run
             elif key == "experiment_id" and each == self.experiment:
                 each = others.experiment
             elif key == "experiment_ids" and isinstance(each, list):
                 each = [others.experiment if one == self.experiment else one for one in each]
+            elif key == "value" and each == self.run and value.get("key") == _PARENT:
+                each = others.run
             found[key] = self.replace(others, each)
         return found
 
@@ -111,7 +121,7 @@ class Request:
     def arguments(self) -> dict[str, Any]:
         """What the method is told, by the query or as JSON."""
         found = dict(parse_qsl(urlsplit(self.address).query))
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             if isinstance(self.content, bytes) and isinstance(
                 told := json.loads(self.content), dict
             ):
@@ -127,7 +137,14 @@ class Request:
         if self.method == "runs/log-metric":
             return run_id, [told]
         metrics = told.get("metrics")
-        return (run_id, metrics) if metrics and len(told) == 1 else ("", [])
+        if isinstance(metrics, list) and metrics and len(told) == 1:
+            return run_id, metrics
+        return "", []
+
+    def mentions(self, names: Names) -> bool:
+        """Whether it may be about that run."""
+        is_told = isinstance(self.content, bytes) and names.run.encode() in self.content
+        return is_told or names.run in self.address
 
     def renamed(self, old: Names, new: Names) -> Request:
         """The same of a run that has another name."""
@@ -139,7 +156,7 @@ class Request:
             query = urlencode(old.replace(new, dict(parse_qsl(parts.query))))
             parts = parts._replace(query=query)
         if isinstance(content, bytes) and self.method and content:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 content = json.dumps(old.replace(new, json.loads(content))).encode()
         return replace(self, address=parts.geturl(), content=content)
 
@@ -174,12 +191,15 @@ class Journal:
 
         Raises:
           OSError: it can't be kept.
+          CalibanError: there is no folder for it.
         """
         content = request.content
         size = len(content) if isinstance(content, bytes) else content.seek(0, 2)
         head = {"verb": request.verb, "address": request.address, "kind": request.kind}
         with self._lock:
             home.directory(*self._file.parent.relative_to(home.path()).parts)
+            if size > SMALL and shutil.disk_usage(self._file.parent).free < size + _FREE:
+                raise OSError(errno.ENOSPC, "the disk is too full to keep it until then")
             self._file.touch(mode=0o600)
             with self._file.open("r+b") as file:
                 end = file.seek(0, 2)

@@ -23,6 +23,7 @@ from typing import IO, Any, Self
 
 import requests
 
+from caliban.errors import CalibanError
 from caliban.model import tracking
 from caliban.tracking.journal import SMALL, Request
 from caliban.tracking.line import Line
@@ -128,10 +129,12 @@ class Relay:
         """
         line = self._lines.get(uid)
         if line is None:
-            return Answer.of(HTTPStatus.NOT_FOUND, {"message": "there is no such job"})
+            return _NO_JOB
         known = line.answer(request) if self._is_theirs(headers) else None
         rests = line.is_behind or time.monotonic() < self._rests_until
-        if known is None or not rests:
+        # Of a run that it has not made yet, the server would say that there is none.
+        is_ahead = line.names is None and request.mentions(line.stand_in)
+        if not rests or (known is None and not is_ahead):
             try:
                 return self._ask(line, request, headers, session, known is not None)
             except requests.Timeout:
@@ -147,7 +150,7 @@ class Relay:
         if request.verb != "GET":
             try:
                 line.journal.write(request)
-            except OSError as error:
+            except (OSError, CalibanError) as error:
                 return Answer.of(HTTPStatus.INSUFFICIENT_STORAGE, {"message": str(error)})
             self._notice()
         return Answer.of(HTTPStatus.OK, known)
@@ -207,6 +210,9 @@ class Answer:
         return cls(code, {"Content-Type": "application/json"}, [content], len(content))
 
 
+_NO_JOB = Answer.of(HTTPStatus.NOT_FOUND, {"message": "there is no such job"})
+
+
 def _passed_on(line: Line, request: Request, response: requests.Response) -> Answer:
     """What the server has answered, of which notice is taken."""
     headers = {k: v for k, v in response.headers.items() if k.lower() not in _OF_CONNECTION}
@@ -257,37 +263,57 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _respond(self) -> None:
         uid, _, path = self.path.removeprefix("/").partition("/")
         with contextlib.ExitStack() as stack:
-            content: bytes | IO[bytes] = self._content(stack)
+            try:
+                content = self._content(stack, uid)
+            except ValueError as error:
+                self._send(Answer.of(HTTPStatus.BAD_REQUEST, {"message": str(error)}), is_last=True)
+                return
+            except LookupError:
+                self._send(_NO_JOB, is_last=True)
+                return
             kind = self.headers.get("Content-Type", "")
             request = Request(self.command, f"/{path}", kind, content)
             headers = dict(self.headers.items())
-            found = self.relay.answer(uid, request, headers, self._session)
-            self.send_response(found.code)
-            for name, value in found.headers.items():
-                self.send_header(name, value)
-            if found.size is None:
-                self.send_header("Connection", "close")
-            else:
-                self.send_header("Content-Length", str(found.size))
-            self.end_headers()
-            for piece in found.pieces:
+            self._send(self.relay.answer(uid, request, headers, self._session))
+
+    def _send(self, answer: Answer, is_last: bool = False) -> None:
+        self.send_response(answer.code)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.size is not None:
+            self.send_header("Content-Length", str(answer.size))
+        if answer.size is None or is_last:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            for piece in answer.pieces:
                 self.wfile.write(piece)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815
 
-    def _content(self, stack: contextlib.ExitStack) -> bytes | IO[bytes]:
-        """What is sent along: in memory, or in a file of its own."""
-        size = int(self.headers.get("Content-Length") or 0)
+    def _content(self, stack: contextlib.ExitStack, uid: str) -> bytes | IO[bytes]:
+        """What is sent along: in memory, or in a file of its own.
+
+        Raises:
+          ValueError: it is no proper request.
+          LookupError: there is no such job; whoever knows of none gets no memory, and no disk.
+        """
+        if any("\n" in value or "\r" in value for value in self.headers.values()):
+            raise ValueError("a header has several lines")
         is_chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        size = 0 if is_chunked else _size(self.headers.get("Content-Length") or "0", 10)
+        if self.relay.line(uid) is None:
+            self.rfile.read(min(size, _PIECE))  # else, it may not see the answer
+            raise LookupError
         if size <= SMALL and not is_chunked:
             return self.rfile.read(size)
         file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the stack closes it
         stack.callback(file.close)
         while size or is_chunked:
             if is_chunked and not size:
-                size = int(self.rfile.readline().partition(b";")[0], 16)
+                size = _size(self.rfile.readline(_PIECE).partition(b";")[0].decode("latin-1"), 16)
                 if not size:
-                    while self.rfile.readline().strip():
+                    while self.rfile.readline(_PIECE).strip():
                         pass
                     break
             piece = self.rfile.read(min(size, _PIECE))
@@ -296,7 +322,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             file.write(piece)
             size -= len(piece)
             if is_chunked and not size:
-                self.rfile.readline()
+                self.rfile.readline(_PIECE)
         if file.tell() > SMALL:
             return file
         file.seek(0)
@@ -304,6 +330,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nobody is told of each request."""
+
+
+def _size(text: str, base: int) -> int:
+    """A number of bytes.
+
+    Raises:
+      ValueError: it is none.
+    """
+    size = int(text, base)
+    if size < 0:
+        raise ValueError("a size is negative")
+    return size
 
 
 def _login(environment: Mapping[str, str]) -> str:

@@ -89,9 +89,11 @@ class Sender:
         self._wanted: collections.deque[str] = collections.deque()
         self._ended: collections.deque[str] = collections.deque()
         self._runs: dict[str, Mapping[str, Any]] = {}
+        self._prepared: dict[str, int] = {}  # when, in milliseconds since 1970
         self._earlier: dict[str, str] = {}  # the ids of those made by a launch that has died
         self._journals: dict[str, Journal] = {}
         self._told: set[str] = set()
+        self._troubles: collections.Counter[str] = collections.Counter()
         self._away_until = 0.0
         self._is_ready = place.is_server
         self._is_slow = False
@@ -153,6 +155,7 @@ class Sender:
             known = {*self._runs, *self._wanted, *self._told}
             new = [uid for uid in uids if uid not in known]
             found = {uid: entry.run_id for uid in new if (entry := outbox.find(uid))}
+            self._prepared |= dict.fromkeys(new, int(time.time() * 1000))
             self._earlier |= {uid: run_id for uid, run_id in found.items() if run_id}
             self._wanted.extend(uid for uid in new if uid not in self._earlier)
             self._changed.notify_all()
@@ -168,13 +171,15 @@ class Sender:
             run = self._runs.get(uid)
         run_id = str(run["info"]["run_id"]) if run else self._earlier.get(uid, "")
         url, port, told = self._service.url, 0, run_id
+        quiet: dict[str, str] = {}
         if self._relay and uid in self._near:
             line = self._line(uid, run, run_id)
             url, port, told = self._relay.address(uid), self._relay.port, line.run_id
+            quiet[tracking.QUIET] = "true"
         if told:
             with contextlib.suppress(CalibanError):
                 outbox.tell(uid, run_id, port)
-        found = variables_of(url, self._experiment, uid)
+        found = {**variables_of(url, self._experiment, uid), **quiet}
         return {**found, tracking.ID: told} if told else found
 
     def _line(self, uid: str, run: Mapping[str, Any] | None, run_id: str) -> Line:
@@ -263,7 +268,7 @@ class Sender:
                 if self._ended and now >= due:
                     return _Work.COMPLETE, self._ended[0]
                 if self._relay and not is_away and (behind := self._relay.behind()):
-                    return _Work.PASS_ON, behind[0].uid
+                    return _Work.PASS_ON, min(behind, key=lambda each: self._troubles[each.uid]).uid
                 pause = due if self._ended else self._away_until
                 self._changed.wait(pause - now if pause > now else None)
 
@@ -280,7 +285,11 @@ class Sender:
                 return
         except CalibanError as error:
             self._why = error.message
-            if isinstance(error, AwayError) or work is _Work.PASS_ON:
+            is_silent = isinstance(error, AwayError) and not error.status
+            # At the end, a server that answers is asked once for each.
+            is_over = self._closing and work is _Work.COMPLETE and not is_silent
+            if (isinstance(error, AwayError) or work is _Work.PASS_ON) and not is_over:
+                self._put_last(uid)
                 self._leave_alone()
                 return
         with self._changed:
@@ -288,6 +297,13 @@ class Sender:
             with contextlib.suppress(ValueError):
                 queue.remove(uid)
             self._changed.notify_all()
+
+    def _put_last(self, uid: str) -> None:
+        """What a server has trouble with may be about one job alone: the others come first."""
+        with self._changed:
+            self._troubles[uid] += 1
+            if self._ended and self._ended[0] == uid:
+                self._ended.rotate(-1)
 
     def _leave_alone(self) -> None:
         """Asks the server nothing for a while."""
@@ -299,7 +315,8 @@ class Sender:
             self._changed.notify_all()
 
     def _make(self, uid: str) -> None:
-        run = self._server.create(self._experiment, uid)
+        # Not now: who was not told of it in time may have started already, and ended.
+        run = self._server.create(self._experiment, uid, self._prepared[uid])
         with self._changed:
             self._runs[uid] = run
             self._is_slow = False

@@ -33,7 +33,15 @@ KEPT_ELSEWHERE = "the server keeps files elsewhere"
 
 
 class AwayError(CalibanError):
-    """The server doesn't answer, or is not able to: what is asked now can be asked again later."""
+    """The server doesn't answer, or is not able to: what is asked now can be asked again later.
+
+    Attributes:
+      status: HTTP's; 0 if it doesn't answer at all.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RefusedError(CalibanError):
@@ -137,6 +145,15 @@ class Server:
         headers = {"Content-Type": request.kind} if request.kind else {}
         address, limit = f"{self.url}{request.address}", _FILE if request.file else _ANSWER
         self._request(request.verb, address, limit, data=request.content, headers=headers)
+
+    def mark(self, run_id: str, uid: str) -> None:
+        """Writes a job's uid into its run, where it is already if caliban or the job made that.
+
+        Raises:
+          AwayError: the server doesn't answer.
+          RefusedError: it says no.
+        """
+        self._post("runs/set-tag", {"run_id": run_id, "key": tracking.UID, "value": uid})
 
     def record(self, experiment: str, uid: str, known: str, run: Run, log: IO[bytes] | None) -> str:
         """Writes down all that is known of a job that has ended, in the one run that it has.
@@ -299,7 +316,8 @@ class Server:
             raise AwayError(f"the tracking server at {self.url} doesn't answer ({name})") from None
         if response.status_code >= 500 or response.status_code == 429:
             raise AwayError(
-                f"the tracking server at {self.url} is in trouble (HTTP {response.status_code})"
+                f"the tracking server at {self.url} is in trouble (HTTP {response.status_code})",
+                response.status_code,
             )
         if response.status_code >= 300:
             raise self._refusal(response)

@@ -173,7 +173,7 @@ class TestLogs:
         self, cloud: GoogleCloud, submit: Submit, inline: Inline, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(cloud_logging, "_INTERVAL", 0.2)
-        monkeypatch.setattr(cloud_logging, "_PATIENCE", 0.5)
+        monkeypatch.setattr(cloud_logging, "PATIENCE", 0.5)
         first, second = submit(2)
         cloud.logs.write(first, "one")
 

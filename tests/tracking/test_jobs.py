@@ -80,6 +80,7 @@ def test_jobs_appear_as_one_run_each_whether_they_use_mlflow_or_not(
     assert "MLFLOW_RUN_ID" in provenance["variables"]
     logs = [mlflow.file(run, "caliban/log.txt").decode() for run in runs]
     assert all("MLFLOW_RUN_ID" in log for log in logs)
+    assert not [log for log in logs if "View run" in log], "an address of the relay was printed"
     assert list(home.glob(".caliban/mlflow/*/*")) == []
 
 
