@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from caliban.errors import CalibanError
@@ -63,7 +64,8 @@ def write_private(file: Path, content: str | bytes) -> None:
     Raises:
       CalibanError: it cannot be written.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    # A name of its own: other threads and processes may be writing the same file.
+    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         partial.touch(mode=0o600)
         partial.write_bytes(content.encode() if isinstance(content, str) else content)

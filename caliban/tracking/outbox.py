@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,10 @@ class Entry:
     port: int = 0
 
 
+# Whoever starts a job and whoever makes its run may have something to say of it at once.
+_telling = threading.Lock()
+
+
 def expect(entries: Iterable[Entry]) -> None:
     """Takes note of jobs; of those that are known already, what is known stays."""
     for entry in entries:
@@ -44,8 +49,9 @@ def expect(entries: Iterable[Entry]) -> None:
 
 def tell(uid: str, run_id: str, port: int = 0) -> None:
     """Takes note of the run that a job has, and whom it speaks with."""
-    if (entry := find(uid)) is not None:
-        _write(replace(entry, run_id=run_id or entry.run_id, port=port or entry.port))
+    with _telling:
+        if (entry := find(uid)) is not None:
+            _write(replace(entry, run_id=run_id or entry.run_id, port=port or entry.port))
 
 
 def forget(uid: str) -> None:

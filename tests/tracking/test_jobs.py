@@ -46,7 +46,7 @@ def check(runs: Sequence[Run], own: bool = False, number: int = NUMBER) -> None:
     assert sorted(int(run.params["n"]) for run in runs) == list(range(number))
     for run in runs:
         n = int(run.params["n"])
-        assert run.state == ("FAILED" if n == FAILING else "FINISHED")
+        assert run.state == ("FAILED" if n == FAILING else "FINISHED"), run.tags
         assert run.tags["caliban.outcome"] == ("FAILED" if n == FAILING else "SUCCEEDED")
         assert run.metrics["accuracy"] == pytest.approx(n / 100)
         assert run.name == f"caliban-{run.tags['caliban.uid']}"
