@@ -183,6 +183,7 @@ parser.add_argument("--seed", type=int)
 parser.add_argument("--own", action="store_true")
 arguments = parser.parse_args()
 if arguments.own:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # it races over the environment
     import mlflow
 
     told = os.environ["MLFLOW_RUN_ID"]  # which MLflow takes away

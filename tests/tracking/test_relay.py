@@ -112,6 +112,7 @@ def run_script(
         "MLFLOW_TRACKING_URI": relay.address(line.uid),
         "MLFLOW_EXPERIMENT_NAME": line.experiment,
         "MLFLOW_RUN_ID": line.run_id,
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # it races over the environment
         "PATH": "/usr/bin:/bin",
     }
     python = Path(program).parent / "python"
