@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # What the small image has, besides the libraries that these need.
@@ -109,6 +109,19 @@ class Dockerd:
             [*self._root, *command], capture_output=True, check=False, env=environment
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stderr.decode()}"
+
+    def lose(self, image: str) -> Callable[[], None]:
+        """Takes away the record of an image that it goes on knowing, as in the midst of a removal.
+
+        Args:
+          image: its id.
+
+        Returns:
+          What puts the record back.
+        """
+        record = f"{self._folder}/data/image/overlay2/imagedb/content/{image.replace(':', '/')}"
+        self._call("mv", record, f"{record}.lost")
+        return lambda: self._call("mv", f"{record}.lost", record)
 
     def start(self) -> None:
         """Starts the engine, and waits until it answers."""

@@ -67,7 +67,8 @@ class Workshop:
             original = Config().base_image(Mode.CPU, os.environ)
             key, _, value = self.label.partition("=")
             text = f"FROM {original}\nLABEL {key}={value}\n{steps}"
-            docker("build", "--force-rm", "--tag", tag, "-", stdin=text)
+            # Looking for what is there already fails if another session removes it just then.
+            docker("build", "--no-cache", "--force-rm", "--tag", tag, "-", stdin=text)
             return tag
 
         return self.once(f"base {name}", make)

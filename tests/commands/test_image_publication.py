@@ -92,7 +92,7 @@ def image(workshop: Workshop) -> Iterator[str]:
     # In one step: what lies between two may be pruned by whoever tests that meanwhile.
     text = f"FROM scratch\nLABEL {key}={value} unique={os.urandom(8).hex()}\n"
     name = f"caliban:cpu-{os.urandom(8).hex()}"
-    docker("build", "--tag", name, "-", stdin=text)
+    docker("build", "--no-cache", "--tag", name, "-", stdin=text)
     yield name
     docker("rmi", "--force", name)
 

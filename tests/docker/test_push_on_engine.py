@@ -49,7 +49,7 @@ def built(dockerfile: str, content: bytes) -> str:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             archive.addfile(header, io.BytesIO(data))
-    command = ["docker", "build", "--quiet", "-"]
+    command = ["docker", "build", "--no-cache", "--quiet", "-"]
     ended = subprocess.run(
         command,
         input=stream.getvalue(),

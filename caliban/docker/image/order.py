@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
+from caliban import terminal
 from caliban.docker.engine import Engine
 from caliban.docker.image import api, archive, progress
 from caliban.docker.image import builder as builders
@@ -18,6 +20,11 @@ from caliban.docker.image.builder import Builder
 from caliban.docker.image.context import File
 from caliban.docker.image.dockerfile import Section
 from caliban.errors import BuildError
+
+# The legacy builder's answer if an image on the same base is removed while it looks through them
+# for a step that it need not repeat: builds and removals of others are enough for that.
+_VANISHED = re.compile(r'unable to find image "sha256:[0-9a-f]{64}"')
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,11 @@ def carry_out(order: Order, engine: Engine, failure: str = "the image could not 
         order = replace(order, sections=[*order.sections, store], labels={})
     # Secrets are lent by the program that asks for the build, as long as that goes on.
     by_api = engine.has_socket and not order.secrets.secrets
-    code, printed, image = (_by_api if by_api else _by_program)(order, engine)
+    for left in reversed(range(_TRIES)):
+        code, printed, image = (_by_api if by_api else _by_program)(order, engine)
+        if not code or not left or not any(map(_VANISHED.search, printed)):
+            break
+        terminal.note("Once more: an image on the same base was removed at that moment.")
     if code:
         hint = "The output of the step that failed stands above."
         if order.platform and any("exec format error" in line for line in printed):

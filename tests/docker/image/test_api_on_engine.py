@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from caliban import process
+from caliban import process, terminal
 from caliban.docker.engine import Engine
 from caliban.docker.image import api, order, progress
 from caliban.docker.image.builder import Builder
@@ -109,6 +109,23 @@ def test_half_a_context_is_not_built(
     ):
         assert progress.show(running)[0] == 1
     assert engine.image_id("half:1") is None
+
+
+def test_a_build_goes_on_although_an_image_on_its_base_vanishes(
+    small: Dockerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sibling = small.docker("build", "--quiet", "-", stdin=b"FROM small:1\nENV X=0\n").strip()
+    put_back = small.lose(sibling)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        if text.startswith("Once more"):
+            notes.append(text)
+            put_back()
+
+    monkeypatch.setattr(terminal, "note", note)
+    assert build(Builder.LEGACY, "ENV X=1")
+    assert notes == ["Once more: an image on the same base was removed at that moment."]
 
 
 def test_an_engine_that_goes_away_is_told_of(small: Dockerd) -> None:

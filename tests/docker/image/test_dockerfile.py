@@ -283,7 +283,7 @@ def test_the_engine_copies_directories_whatever_their_names(engine: Engine, proj
     archive = io.BytesIO()
     write_archive("\n".join(lines), context.files(plan), archive)
     built = subprocess.run(
-        ["docker", "build", "--quiet", "-"],
+        ["docker", "build", "--no-cache", "--quiet", "-"],
         input=archive.getvalue(),
         capture_output=True,
         check=False,

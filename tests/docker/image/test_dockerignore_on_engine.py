@@ -105,7 +105,7 @@ def theirs(folder: Path, base: str, variables: dict[str, str]) -> set[str] | str
     dockerfile = folder.parent / "Dockerfile"
     dockerfile.write_text(f"FROM {base}\nWORKDIR /context\nCOPY . .\n")
     done = subprocess.run(
-        ["docker", "build", "--quiet", "--file", dockerfile, folder],
+        ["docker", "build", "--no-cache", "--quiet", "--file", dockerfile, folder],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
