@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from caliban import process
 from caliban.docker import gpus
-from caliban.history.leases import Lease, Leases
 from caliban.platform.local import LocalBackend
+
+if TYPE_CHECKING:
+    from caliban.history.leases import Lease, Leases
 
 # How many of those that have GPUs are named.
 _NAMED = 8
+
+
+class Devices(Protocol):
+    """Gives each job GPUs that no other one has."""
+
+    def take(self, uid: str) -> tuple[str, ...] | None:
+        """The arguments of `docker run` that give a job its own; None while too few are free."""
+
+    def wait(self, uid: str) -> str:
+        """What a job waits for that gets nothing now, and who has it, in words."""
+
+    def keep(self, uid: str) -> None:
+        """The job has a container already, which somebody else has started: it keeps its own."""
+
+    def give_back(self, uid: str) -> None:
+        """The job's container has gone."""
+
+
+class NoDevices:
+    """For jobs that need none, or share all."""
+
+    def take(self, uid: str) -> tuple[str, ...] | None:
+        """Leaves the job's command as it is."""
+        return ()
+
+    def wait(self, uid: str) -> str:
+        """Nothing is waited for."""
+        return ""
+
+    def keep(self, uid: str) -> None:
+        """There is nothing to keep."""
+
+    def give_back(self, uid: str) -> None:
+        """There is nothing to give back."""
 
 
 class GpuPool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -71,4 +72,6 @@ def write_private(file: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(file)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise CalibanError(f"cannot write {file}: {error.strerror}") from None

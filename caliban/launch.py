@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 from caliban import process
 from caliban.board import Board, Live
 from caliban.errors import UsageError
+from caliban.gpu_pool import Devices, NoDevices
 from caliban.history.opening import open_history as open_history
 from caliban.interrupt import Interruption
 from caliban.model.experiment import Experiment
 from caliban.model.job import Handle, Job, JobRequest, Status, Submission
 from caliban.platform import outputs
 from caliban.platform.local import LocalBackend
-from caliban.runner import Devices, Launched, NoDevices, Runner
-from caliban.tracking.place import Place
+from caliban.runner import Launched, Runner
 from caliban.tracking.tracker import NoTracker, Tracker
 
 if TYPE_CHECKING:
     from caliban.history.store import HistoryStore
+    from caliban.tracking.place import Place
 
 
 def requests(
@@ -179,7 +180,7 @@ def adopt(
 
 
 def _launched(job: Job, handle: Handle) -> Launched:
-    output = job.submission.output or ""
+    output = job.submission.output
     request = JobRequest(job.uid, job.experiment, job.image, job.group, 0, {}, output)
     return Launched(job.id, request, job.submission, handle, is_left=True)
 

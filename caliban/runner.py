@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from caliban import process, settle
 from caliban.board import Screen
 from caliban.ending import Ending
 from caliban.errors import CalibanError, EngineAwayError, EngineError, HistoryError
+from caliban.gpu_pool import Devices, NoDevices
 from caliban.interrupt import Interruption
 from caliban.joblog import JobLog
 from caliban.model import report
@@ -81,40 +82,6 @@ class Launched:
     code: Callable[[], str] | None = None
     is_left: bool = False
     outcome: Outcome = field(default=Outcome(Status.SUBMITTED))
-
-
-class Devices(Protocol):
-    """Gives each job GPUs that no other one has."""
-
-    def take(self, uid: str) -> tuple[str, ...] | None:
-        """The arguments of `docker run` that give a job its own; None while too few are free."""
-
-    def wait(self, uid: str) -> str:
-        """What a job waits for that gets nothing now, and who has it, in words."""
-
-    def keep(self, uid: str) -> None:
-        """The job has a container already, which somebody else has started: it keeps its own."""
-
-    def give_back(self, uid: str) -> None:
-        """The job's container has gone."""
-
-
-class NoDevices:
-    """For jobs that need none, or share all."""
-
-    def take(self, uid: str) -> tuple[str, ...] | None:
-        """Leaves the job's command as it is."""
-        return ()
-
-    def wait(self, uid: str) -> str:
-        """Nothing is waited for."""
-        return ""
-
-    def keep(self, uid: str) -> None:
-        """There is nothing to keep."""
-
-    def give_back(self, uid: str) -> None:
-        """There is nothing to give back."""
 
 
 @dataclass

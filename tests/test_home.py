@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from caliban import home
+from caliban.errors import CalibanError
 from caliban.tracking import outbox
 from caliban.tracking.outbox import Entry
 from caliban.tracking.place import Place
@@ -29,6 +32,13 @@ def test_a_reader_sees_one_content_or_the_other_while_several_threads_write(tmp_
     while any(thread.is_alive() for thread in threads):
         assert file.read_text() in contents
     assert errors == []
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(CalibanError, match=r"cannot write .*/file: Is a directory"):
+        home.write_private(tmp_path / "file", "x")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from caliban import result_file
-from caliban.errors import UsageError
+from caliban.errors import CalibanError, UsageError
 
 
 def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path: Path) -> None:
@@ -41,6 +41,14 @@ def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
         with result_file.writing(file) as second:
             second.write(b"the second one")
     assert file.read_text() == "first"
+
+
+def test_who_may_read_a_file_stays_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "result"
+    file.touch(mode=0o600)
+    with result_file.writing(file) as stream:
+        assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == 0o600
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
@@ -91,3 +99,21 @@ def test_a_name_that_no_file_can_have_is_told_of(
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match=why), result_file.writing(Path(name)):
         pytest.fail("there is nothing to write to")
+
+
+def test_a_reader_that_has_gone_is_no_wrong_usage() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb"), pytest.raises(CalibanError) as caught:  # noqa: SIM117
+        with result_file.writing(Path(f"/dev/fd/{writer}")) as stream:
+            stream.write(b"x")
+    assert (caught.value.exit_code, "Broken pipe" in caught.value.message) == (1, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_no_wrong_usage(tmp_path: Path) -> None:
+    for path, code in ((Path("/dev/full"), 1), (tmp_path / "none" / "x", 2), (tmp_path, 2)):
+        with pytest.raises(CalibanError) as caught, result_file.writing(path) as stream:
+            stream.write(b"x")
+        assert caught.value.exit_code == code
+        assert caught.value.message.startswith(f"cannot write {path}: ")

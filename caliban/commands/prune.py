@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,7 @@ class _Item:
       used: when it was used last (UTC).
       size: how many bytes become free.
       remove: removes it, or raises a CalibanError.
+      known_as: an image's id and names, by which jobs may know it.
     """
 
     kind: str
@@ -83,6 +84,7 @@ class _Item:
     used: datetime.datetime
     size: int
     remove: Callable[[], None]
+    known_as: Collection[str] = ()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,13 +116,17 @@ def run(args: argparse.Namespace) -> int:
         if not args.yes and not terminal.confirm("Remove all of these?", hint):
             terminal.note("Nothing was removed.")
             return 0
-        return _remove(items)
+        # An answer may take its time, in which other terminals launch jobs.
+        needed = {use.image for use in store.image_uses() if use.is_open}
+        return _remove(items, needed)
 
 
-def _remove(items: Sequence[_Item]) -> int:
+def _remove(items: Sequence[_Item], needed: Collection[str]) -> int:
     gone: list[_Item] = []
     for item in items:
         try:
+            if any(name in needed for name in item.known_as):
+                raise CalibanError("a job that was launched meanwhile needs it")
             item.remove()
         except CalibanError as error:
             terminal.warn(f"the {item.kind} {item.name} stays: {error.message}")
@@ -231,7 +237,8 @@ def _images(
             debris.remove_image(engine, image)
             inputs.forget(image.name)
 
-        yield _Item("image" if image.is_named else "step", image.name, used, image.size, remove)
+        kind = "image" if image.is_named else "step"
+        yield _Item(kind, image.name, used, image.size, remove, image.known_as)
     if strange and group is None:
         what = "image that was" if strange == 1 else "images that were"
         terminal.note(f"Not touched: {strange} {what} built by others (--all_users).")
@@ -245,7 +252,7 @@ def _logs(store: HistoryStore, group: str | None) -> Iterator[_Item]:
         files.setdefault(file.name.partition(".")[0], []).append(file)
     for job in store.jobs(sorted(files)):
         if _may_go(job, group):
-            sizes = [file.stat().st_size for file in files[job.uid]]
+            sizes = map(_bytes, files[job.uid])
 
             def remove(found: Iterable[Path] = tuple(files[job.uid])) -> None:
                 for file in found:
@@ -263,6 +270,14 @@ def _may_go(job: Job, group: str | None) -> bool:
     is_kept = (job.outcome.finished or job.created) < just_now
     is_left = is_kept or process.is_alive(job.owner) is not True
     return is_done and is_left and group in (None, job.group)
+
+
+def _bytes(file: Path) -> int:
+    """The size of a file; 0 for one that has gone since it was listed, by being compressed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _unlink(file: Path) -> None:

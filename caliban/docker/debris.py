@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from caliban.docker.image.own_dockerfile import BASE_LABEL, UNNAMED
 from caliban.errors import EngineError
 
 _FINGERPRINT = f"{LABEL}.fingerprint"
+
+# How long others may keep the engine busy with the same question, in seconds.
+_PATIENCE = 120
 
 _RUNNING = ("running", "paused", "restarting", "removing")
 
@@ -83,8 +87,8 @@ def find(engine: Engine) -> Debris:
     Raises:
       EngineError: the engine does not answer.
     """
+    usage = disk_usage(engine)
     with engine.errors("asking what takes space"):
-        usage = engine.client.df()
         everything = engine.client.images(all=True)
         # Not those of `usage` alone: what has been started in between needs its image, too.
         running = engine.client.containers(all=True)
@@ -133,6 +137,27 @@ def find(engine: Engine) -> Debris:
         if is_free(each["Id"])
     ]
     return Debris(images, containers)
+
+
+def disk_usage(engine: Engine) -> dict[str, Any]:
+    """What everything in an engine takes, as `docker system df --verbose` has it.
+
+    Raises:
+      EngineError: the engine does not answer.
+    """
+    from docker.errors import APIError
+
+    deadline = time.monotonic() + _PATIENCE
+    with engine.errors("asking what takes space"):
+        while True:
+            try:
+                found: dict[str, Any] = engine.client.df()
+                return found
+            except APIError as error:
+                # Engines before 23 look for one asker at a time, and turn the others away.
+                if "already running" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
 
 def remove_image(engine: Engine, image: Image) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from caliban import home
@@ -105,15 +105,19 @@ class Database:
             ) from None
         except SQLAlchemyError as error:
             raise self._explain(error) from None
+        self._for_reading: Engine = self.engine
         if self.path:
             event.listen(self.engine, "connect", _set_up)
             event.listen(self.engine, "begin", _begin)
+        else:
+            # By itself a server shows each statement what has been committed by then.
+            self._for_reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database throughout."""
         self._make_room()
-        with self._errors(), self.engine.begin() as connection:
+        with self._errors(), self._for_reading.begin() as connection:
             yield connection
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ from caliban.errors import UsageError
 from caliban.history import rows, schema
 from caliban.history.database import Database
 from caliban.history.provenances import Provenances
+from caliban.model import suggestion
 from caliban.model.job import Job, Outcome, Status
 
 
@@ -35,10 +36,8 @@ class Queries:
         mine = (schema.jobs.c.user == user, schema.jobs.c.id == number)
         with self._database.reading() as connection:
             found = rows.read_jobs(connection, rows.JOBS.where(*mine))
-        if not found:
-            raise UsageError(
-                f"{user} has no job {number}", "'caliban status' shows the numbers of the jobs."
-            )
+            if not found:
+                raise UsageError(f"{user} has no job {number}", _known_jobs(connection, user))
         return found[0]
 
     def jobs(self, uids: Sequence[str]) -> list[Job]:
@@ -85,17 +84,6 @@ class Queries:
             # Sorted here: asked to sort, SQLite goes through all jobs of the user in their order.
             return sorted(rows.read_jobs(connection, query), key=lambda job: job.id)
 
-    def recent_jobs(self, user: str, limit: int) -> list[Job]:
-        """The newest jobs of a user over all groups, the oldest first.
-
-        Args:
-          user: whose jobs.
-          limit: how many at most; 0 for all.
-        """
-        query = rows.JOBS.where(schema.jobs.c.user == user).order_by(schema.jobs.c.id.desc())
-        with self._database.reading() as connection:
-            return rows.read_jobs(connection, query.limit(limit) if limit else query)[::-1]
-
     def group_jobs(self, user: str, group: str, per_experiment: int) -> list[Job]:
         """The newest jobs of each experiment of a group, by experiment and then by age.
 
@@ -127,6 +115,14 @@ class Queries:
             )
 
 
+def _known_jobs(connection: Connection, user: str) -> str:
+    """A hint for a number that no job of a user has."""
+    newest = select(func.max(schema.jobs.c.id)).where(schema.jobs.c.user == user)
+    if (number := connection.execute(newest).scalar()) is None:
+        return f"No job of {user} has been recorded yet."
+    return f"The newest one is job {number}; 'caliban status' shows the numbers of the jobs."
+
+
 def find_group(user: str, name: str) -> Select[Any]:
     """The query for the id of a group."""
     groups = schema.experiment_groups.c
@@ -142,15 +138,11 @@ def existing_group(connection: Connection, user: str, name: str) -> int:
     found = connection.execute(find_group(user, name)).scalar()
     if found is not None:
         return int(found)
-    import difflib
-
     groups = schema.experiment_groups.c
     newest = select(groups.name).where(groups.user == user).order_by(groups.id.desc()).limit(1000)
     names = [str(other) for other in connection.execute(newest).scalars()]
-    if near := difflib.get_close_matches(name, names):
-        hint = f"Did you mean {' or '.join(near)}?"
-    elif names:
-        hint = f"The newest are: {', '.join(names[:5])}."
+    if names:
+        hint = suggestion.question(name, names) or f"The newest are: {', '.join(names[:5])}."
     else:
         hint = f"No experiment group of {user} has been recorded yet."
     raise UsageError(f"no experiment group '{name}'", hint)

@@ -111,10 +111,6 @@ def to_json(value: Any) -> str:
     return _JSON.encode(value)
 
 
-# Of a statement; 999 is what SQLite before 3.32 takes.
-MOST_PARAMETERS = 900
-
-
 def digest(*parts: Any) -> str:
     """Stands for JSON values: two are equal if and only if the values are; keys have no order."""
     return hashlib.blake2b(_CANONICAL_JSON.encode(parts).encode(), digest_size=16).hexdigest()
@@ -158,6 +154,19 @@ def ids(connection: Connection, column: Column[str], keys: Sequence[str]) -> dic
         query = select(column, column.table.c.id).where(column.in_(some))
         found.update((key, number) for key, number in connection.execute(query))
     return found
+
+
+def lock(connection: Connection, uids: Sequence[str]) -> None:
+    """Lets nobody else change these jobs before the end of the transaction.
+
+    Args:
+      connection: in a transaction that writes. SQLite lets one in at a time, and has no such locks.
+      uids: of the jobs, in order.
+    """
+    for start in range(0, len(uids), MOST_PARAMETERS):
+        uid = schema.jobs.c.uid
+        some = uid.in_(uids[start : start + MOST_PARAMETERS])
+        connection.execute(select(uid).where(some).order_by(uid).with_for_update())
 
 
 def read_jobs(connection: Connection, query: Select[Any]) -> list[Job]:

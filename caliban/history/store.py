@@ -108,10 +108,16 @@ class HistoryStore(Recording):
         which = [Status.RUNNING.value, *([Status.SUBMITTED.value] if waiting else [])]
         return self._stop(uids, schema.jobs.c.status.in_(which), {"stop_requested": now})
 
-    def withdraw_stop(self, uids: Sequence[str]) -> None:
-        """Takes it back that jobs are to end, which they don't know: those that have not ended."""
-        is_open = [each.value for each in Status if not each.is_final]
-        self._stop(uids, schema.jobs.c.status.in_(is_open), {"stop_requested": None})
+    def withdraw_stop(self, uids: Sequence[str], asked: datetime.datetime) -> None:
+        """Takes it back that jobs are to end, which they don't know: those that have not ended.
+
+        Args:
+          uids: of the jobs.
+          asked: what `request_stop` was told as the time; somebody else's later wish stays.
+        """
+        jobs = schema.jobs.c
+        is_open = jobs.status.in_([each.value for each in Status if not each.is_final])
+        self._stop(uids, is_open & (jobs.stop_requested == asked), {"stop_requested": None})
 
     def cancel(self, uids: Sequence[str], now: datetime.datetime) -> list[str]:
         """Ends jobs that wait for their start; returns the uids of those that did."""
@@ -205,12 +211,23 @@ class HistoryStore(Recording):
             {"of_uid": uid, "new_metrics": rows.to_json(each.metrics), "new_cause": fit(each.cause)}
             for uid, each in sorted((reports or {}).items())
         ]
-        changes = ((rows.SET_HANDLE, found), (rows.SET_REPORT, said), (rows.SETTLE, known))
-        if known or found or said:
-            with self._database.writing() as connection:
-                for statement, values in changes:
-                    if values:
-                        connection.execute(statement, values)
+        changes = [
+            (statement, values)
+            for statement, values in (
+                (rows.SET_HANDLE, found),
+                (rows.SET_REPORT, said),
+                (rows.SETTLE, known),
+            )
+            if values
+        ]
+        if not changes:
+            return
+        uids = {str(each["of_uid"]) for _, values in changes for each in values}
+        with self._database.writing() as connection:
+            if len(changes) > 1 and len(uids) > 1:
+                rows.lock(connection, sorted(uids))
+            for statement, values in changes:
+                connection.execute(statement, values)
 
     def add_detail(self, uid: str, key: str, value: Any) -> None:
         """Writes down one more thing about a job: a JSON value, found again in Job.details."""
@@ -223,7 +240,8 @@ class HistoryStore(Recording):
         with self._database.writing() as connection:
             for uid, value in sorted(values.items()):
                 of_job = schema.jobs.c.uid == uid
-                stored = connection.execute(select(schema.jobs.c.details).where(of_job)).scalar()
+                query = select(schema.jobs.c.details).where(of_job).with_for_update()
+                stored = connection.execute(query).scalar()
                 details = rows.to_json({**rows.mapping(stored), key: value})
                 connection.execute(update(schema.jobs).where(of_job).values(details=details))
 

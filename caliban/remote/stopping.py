@@ -99,7 +99,7 @@ def stop(store: HistoryStore, backends: Backends, jobs: Sequence[Job]) -> Stoppe
             found.asked.add(uid)
 
     for_each(asked, ask, _PATIENCE)
-    store.withdraw_stop([uid for uid in unheard if sent[uid].stop_requested is None])
+    store.withdraw_stop([uid for uid in unheard if sent[uid].stop_requested is None], now)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from caliban import process
+from caliban import process, terminal
 from caliban.commands import prune
 from caliban.docker.image import builder
 from tests.commands.conftest import Start, wait_for
@@ -253,6 +253,34 @@ def test_an_open_job_keeps_all_that_it_needs(
     answer = caliban("prune", "--yes")
     assert len(own_engine.docker("ps", "--quiet").split()) == 1
     assert logs(home) == 1
+
+
+def test_an_image_stays_that_a_job_needs_which_was_launched_before_the_yes(
+    run: Sweep, inline: Inline, own_engine: Dockerd, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = run("one", "echo one")
+
+    def launch(*_: object) -> bool:
+        with closing(sqlite3.connect(home / ".caliban" / "caliban.db")) as database:
+            database.execute("UPDATE jobs SET status = 'SUBMITTED'")
+            database.commit()
+        return True
+
+    monkeypatch.setattr(terminal, "confirm", launch)
+    answer = inline("prune", "--images")
+    assert answer.returncode == 1
+    assert "stays: a job that was launched meanwhile needs it" in answer.stderr
+    assert image in images(own_engine)
+
+
+def test_a_log_that_is_just_being_compressed_is_none_that_stops_anything(
+    run: Sweep, caliban: Caliban, home: Path
+) -> None:
+    run("one", "echo one")
+    [log] = (home / ".caliban" / "logs").iterdir()
+    log.with_suffix("").symlink_to("gone")  # as if it had been listed a moment ago
+    answer = caliban("prune", "--logs", "--yes")
+    assert (answer.returncode, logs(home)) == (0, 0), answer.stderr
 
 
 def test_containers_of_jobs_that_this_history_does_not_know_are_others(

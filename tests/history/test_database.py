@@ -21,6 +21,7 @@ from caliban.errors import HistoryError
 from caliban.history.store import DEFAULT_URL, HistoryStore
 from caliban.model.experiment import Experiment
 from caliban.model.job import JobRequest, Status, Submission
+from tests.history.recent import recent_jobs
 
 NOW = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 
@@ -91,7 +92,7 @@ def test_a_relative_path_is_relative_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     with HistoryStore.open("sqlite:///relative.db") as store:
         monkeypatch.chdir("/")
-        assert store.recent_jobs("totoro", 0) == []
+        assert recent_jobs(store, "totoro") == []
     assert (tmp_path / "relative.db").is_file()
 
 
@@ -121,7 +122,7 @@ def test_a_commit_is_on_the_disk_and_readers_do_not_wait(tmp_path: Path) -> None
         names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         with store._database.writing() as connection:
             values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
-            assert reader.recent_jobs("totoro", 8) == []
+            assert recent_jobs(reader, "totoro", 8) == []
         assert values == ["wal", 2, 1, 60_000]  # 2: FULL
 
 
@@ -133,7 +134,7 @@ def test_many_processes_write_at_once(tmp_path: Path) -> None:
         for writer in writers:
             _, errors = writer.communicate(timeout=300)
             assert (writer.returncode, errors) == (0, "")
-        assert {job.outcome.status for job in store.recent_jobs("totoro", 0)} == {Status.SUCCEEDED}
+        assert {job.outcome.status for job in recent_jobs(store, "totoro")} == {Status.SUCCEEDED}
 
 
 def test_many_processes_make_one_history_at_once(url: str) -> None:
@@ -164,7 +165,7 @@ def test_what_was_committed_survives_the_death_of_the_writer(tmp_path: Path) -> 
         with HistoryStore.open(url) as store:
             done = {
                 job.uid
-                for job in store.recent_jobs("totoro", 0)
+                for job in recent_jobs(store, "totoro")
                 if job.outcome.status is Status.SUCCEEDED
             }
         assert committed <= done
@@ -219,7 +220,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert str(tmp_path / "caliban.db") in caught.value.message
         assert "What was committed before is safe." in caught.value.hint
-        assert [job.uid for job in store.recent_jobs("totoro", 0)] == uids
+        assert [job.uid for job in recent_jobs(store, "totoro")] == uids
         record(store, 1, start=100)
 
 

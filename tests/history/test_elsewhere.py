@@ -10,6 +10,7 @@ import pytest
 
 from caliban.history.store import HistoryStore
 from caliban.model.job import Handle, Job, Outcome, Status
+from tests.history.recent import recent_jobs
 from tests.history.test_store import NOW, Entry, entry, record, uids
 
 LATER = NOW + datetime.timedelta(minutes=5)
@@ -37,7 +38,7 @@ def send(store: HistoryStore, *entries: Entry) -> None:
 
 
 def by_uid(store: HistoryStore) -> dict[str, Job]:
-    return {job.uid: job for job in store.recent_jobs("totoro", 0)}
+    return {job.uid: job for job in recent_jobs(store, "totoro")}
 
 
 def test_a_job_that_has_been_sent_is_found_there_and_needs_no_owner(store: HistoryStore) -> None:

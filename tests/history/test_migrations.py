@@ -24,6 +24,7 @@ from caliban.history.store import HistoryStore
 from caliban.model.experiment import Experiment
 from caliban.model.job import JobRequest, Outcome, Status, Submission
 from caliban.model.provenance import Provenance
+from tests.history.recent import recent_jobs
 
 # What SQLite's .schema says of a database that caliban 0.4.1 made.
 SCHEMA_0_4 = """
@@ -182,7 +183,7 @@ def test_a_database_of_form_2_is_migrated_in_place(tmp_path: Path) -> None:
         connection.execute(forms.V2.tables["jobs"].insert().values(created=then, **job))
     database.close()
     with HistoryStore.open(f"sqlite:///{file}") as store:
-        assert [job.uid for job in store.recent_jobs("totoro", 0)] == ["u"]
+        assert [job.uid for job in recent_jobs(store, "totoro")] == ["u"]
     assert backups(file) == []
     HistoryStore.open(f"sqlite:///{tmp_path}/new.db").close()
     assert tables(file) == tables(tmp_path / "new.db")
@@ -265,7 +266,7 @@ def test_a_migration_keeps_every_row_as_it_was(old: Path) -> None:
 
 def test_the_jobs_of_0_4_can_be_read(old: Path) -> None:
     with HistoryStore.open(f"sqlite:///{old}") as store:
-        local, caip, broken, bare, last = store.recent_jobs("totoro", 0)
+        local, caip, broken, bare, last = recent_jobs(store, "totoro")
         assert [job.id for job in store.group_jobs("totoro", "sweep", 0)] == [30, 40, 31]
         assert [job.id for job in store.open_jobs("totoro")] == [31, 40]
     assert local.outcome == Outcome(Status.FAILED, exit_code=3)
@@ -329,7 +330,7 @@ def test_one_of_several_processes_migrates_and_the_others_wait(old: Path) -> Non
 import sys
 from caliban.history.store import HistoryStore
 with HistoryStore.open(sys.argv[1]) as store:
-    print(len(store.recent_jobs("totoro", 0)))
+    print(len(store.recent_outlines("totoro", 100_000)))
 """
     with closing(sqlite3.connect(old)) as connection:
         connection.executemany(

@@ -58,6 +58,18 @@ def test_only_running_jobs_are_asked_to_stop(store: HistoryStore) -> None:
     assert store.cancel([waiting, ended, running, "unknown"], NOW) == [waiting]
 
 
+def test_a_wish_to_stop_is_taken_back_only_by_whose_it_is(store: HistoryStore) -> None:
+    entries = sweep(2)
+    record(store, *entries)
+    mine, of_another = uids(entries)
+    store.settle({uid: Outcome(Status.RUNNING) for uid in (mine, of_another)})
+    store.request_stop([mine, of_another], NOW)
+    store.request_stop([of_another], NOW + SECOND)
+    store.withdraw_stop([mine, of_another], NOW)
+    asked = {job.uid: job.stop_requested for job in store.jobs([mine, of_another])}
+    assert asked == {mine: None, of_another: NOW + SECOND}
+
+
 @pytest.mark.parametrize(
     ("status", "finished", "recorded"),
     [

@@ -11,6 +11,7 @@ from caliban.errors import UsageError
 from caliban.history.store import HistoryStore
 from caliban.model.job import Job, JobRequest, Outcome, Status, Submission
 from caliban.model.report import Report
+from tests.history.recent import recent_jobs
 from tests.history.test_store import NOW, PLAN, Entry, entry, record, sweep, together, uids
 
 LATER = NOW + datetime.timedelta(minutes=5)
@@ -155,7 +156,7 @@ class TestStopping:
         store.claim(running[0].uid, "me", NOW)
         store.settle({ended[0].uid: Outcome(Status.SUCCEEDED, 0, finished=NOW)})
         assert store.cancel([*uids(jobs), "no such job"], LATER) == [waiting[0].uid]
-        found = store.recent_jobs("totoro", 3)
+        found = recent_jobs(store, "totoro", 3)
         assert [job.outcome for job in found] == [
             Outcome(Status.STOPPED, reason="stopped before it started", finished=LATER),
             Outcome(Status.RUNNING, started=NOW),
@@ -187,7 +188,7 @@ class TestStopping:
         assert state(store, wanted[0].uid) == expected
         assert store.outcome(wanted[0].uid).exit_code == ended.exit_code
         assert state(store, other[0].uid) == (ended.status, ended.reason)
-        first, second = store.recent_jobs("totoro", 2)
+        first, second = recent_jobs(store, "totoro", 2)
         assert (first.stop_requested, second.stop_requested) == (LATER, None)
 
     def test_a_job_that_had_failed_before_stays_failed(self, store: HistoryStore) -> None:
@@ -207,7 +208,7 @@ class TestReports:
         store.settle(
             {first[0].uid: Outcome(Status.FAILED, 1, "exit code 1")}, reports={first[0].uid: said}
         )
-        found, other = store.recent_jobs("totoro", 2)
+        found, other = recent_jobs(store, "totoro", 2)
         assert found.report == said
         assert list(found.report.metrics) == ["loss", "epoch", "best", "done"]
         assert other.report == Report({})
@@ -217,7 +218,7 @@ class TestReports:
         record(store, job)
         for loss in (0.5, 0.25):
             store.settle({}, reports={job[0].uid: Report({"loss": loss})})
-        assert store.recent_jobs("totoro", 1)[0].report == Report({"loss": 0.25})
+        assert recent_jobs(store, "totoro", 1)[0].report == Report({"loss": 0.25})
 
 
 def test_jobs_that_wait_for_their_launcher_need_not_be_read(store: HistoryStore) -> None:

@@ -28,10 +28,10 @@ IGNORE = ".dockerignore"
 BASE = "base"
 
 # In the address of a package from git.
-_COMMIT = re.compile(r"@([0-9a-f]{12})[0-9a-f]{28}")
+_COMMIT = r"@([0-9a-f]{12})[0-9a-f]{28}"
 
 # What may be in an address before the name of a host.
-_PASSWORD = re.compile(r"://[^/\s\"]*@")
+_PASSWORD = r"://[^/\s\"]*@"
 
 # Of the digest of a file's content, as much as tells it from what the file was before.
 _KEPT = 24
@@ -120,7 +120,7 @@ def image_name(plan: ImagePlan, parts: Parts) -> str:
 
 def _attributes(plan: ImagePlan) -> dict[str, Any]:
     """A plan as JSON, without what may be long or private."""
-    found: dict[str, Any] = json.loads(_PASSWORD.sub("://", json.dumps(plan.to_json())))
+    found: dict[str, Any] = json.loads(re.sub(_PASSWORD, "://", json.dumps(plan.to_json())))
     found |= {"directory": "", "lock": _digest(plan.lock)}
     if plan.dockerfile:
         found["dockerfile"] = {"path": plan.dockerfile.path, "digest": _digest(found["dockerfile"])}
@@ -148,7 +148,7 @@ def _packages(lock: str) -> dict[str, str]:
     parsed = Lock.parse(lock)
     found = {"Python": parsed.python}
     for name, version in parsed.versions.items():
-        commit = _COMMIT.search(version)
+        commit = re.search(_COMMIT, version)
         is_address = "://" in version
         found[name] = (commit[1] if commit else _digest(version)) if is_address else version
     return found
@@ -231,7 +231,10 @@ def forget(image: str) -> None:
 
 def _files(plan: ImagePlan) -> list[Path]:
     """The files with the inputs of a project's images, the newest last; there should be one."""
-    found = [(path.stat().st_mtime, path) for path in home.path(FOLDER).glob(f"{_project(plan)}-*")]
+    found = []
+    for path in home.path(FOLDER).glob(f"{_project(plan)}-*.json.gz"):
+        with contextlib.suppress(FileNotFoundError):  # another build has just replaced it
+            found.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(found)]
 
 
