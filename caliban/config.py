@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from caliban.errors import UsageError
-from caliban.model import dlvm, image_name
+from caliban.model import dlvm, image_name, suggestion
 from caliban.model.image import DEFAULT_BASE_IMAGES, Mode, ProjectDockerfile
 
 FILE_NAME = ".calibanconfig.json"
@@ -167,9 +167,7 @@ def parse(content: Mapping[str, Any], name: str = FILE_NAME) -> Config:
     for key, value in content.items():
         check = checks.get(key)
         if check is None:
-            import difflib
-
-            near = difflib.get_close_matches(key, checks, n=1)
+            near = suggestion.near(key, checks)
             meant = f'did you mean "{near[0]}"?' if near else f"known keys: {', '.join(checks)}"
             problems.append(f'unknown key "{key}" ({meant})')
             continue

@@ -26,10 +26,10 @@ _STRING = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"?'
 _COMMENT = r"(?:#|//)[^\n]*+"
 
 # What JSON does not have and people write; strings come first, so that nothing within them is.
-_EXTRAS = re.compile(rf"{_STRING}|{_COMMENT}|\f|,(?=(?:[ \t\r\n\f]|{_COMMENT})*+[\]}}])")
+_EXTRAS = rf"{_STRING}|{_COMMENT}|\f|,(?=(?:[ \t\r\n\f]|{_COMMENT})*+[\]}}])"
 
-_TOKEN = re.compile(rf"(?P<string>{_STRING})\s*(?P<colon>:)?|[{{}}]|[-+.\w]+")
-_WORD = re.compile(rf"{_STRING}|[-+.\w]+|\S")
+_TOKEN = rf"(?P<string>{_STRING})\s*(?P<colon>:)?|[{{}}]|[-+.\w]+"
+_WORD = rf"{_STRING}|[-+.\w]+|\S"
 
 
 def read(source: str) -> object:
@@ -106,7 +106,7 @@ def _decode(name: str, data: bytes) -> str:
 
 
 # A line with such a word is not shown: a configuration may hold the password of a database.
-_SECRET = re.compile("passw|secret|token", re.IGNORECASE)
+_SECRET = "(?i)passw|secret|token"
 
 
 def _error(name: str, text: str, at: int, problem: str) -> UsageError:
@@ -117,7 +117,7 @@ def _error(name: str, text: str, at: int, problem: str) -> UsageError:
     message = f"{name}:{line}:{at - start + 1}: {problem}"
     first = max(start, at - 60)
     excerpt = text[first : min(at + 20, len(text) if end < 0 else end)]
-    if excerpt.strip() and not _SECRET.search(text[start : len(text) if end < 0 else end]):
+    if excerpt.strip() and not re.search(_SECRET, text[start : len(text) if end < 0 else end]):
         excerpt = "".join(each if each.isprintable() else " " for each in excerpt).rstrip()
         message += f"\n  {excerpt}\n  {' ' * (at - first)}^"
     return UsageError(message)
@@ -195,14 +195,14 @@ def _parse_json(name: str, text: str) -> object:
 
 def _without_extras(text: str) -> str:
     """Blanks out comments and trailing commas, so that all the rest stays at its place."""
-    return _EXTRAS.sub(
-        lambda match: match[0] if match[0].startswith('"') else " " * len(match[0]), text
+    return re.sub(
+        _EXTRAS, lambda match: match[0] if match[0].startswith('"') else " " * len(match[0]), text
     )
 
 
 def _unexpected(name: str, text: str, at: int, expected: str) -> UsageError:
     """An error about the word at `text[at]`, or the first one after it."""
-    match = _WORD.search(_without_extras(text), at)
+    match = re.compile(_WORD).search(_without_extras(text), at)
     found = "the end of the document" if match is None else match[0]
     found = found if len(found) <= 40 else f"{found[:37]}..."
     at = match.start() if match else len(text)
@@ -211,14 +211,14 @@ def _unexpected(name: str, text: str, at: int, expected: str) -> UsageError:
 
 def _find(text: str, pattern: str) -> int:
     """The place of the first token, not within a string, that is what the pattern says."""
-    tokens = (match for match in _TOKEN.finditer(text) if re.fullmatch(pattern, match[0]))
+    tokens = (match for match in re.finditer(_TOKEN, text) if re.fullmatch(pattern, match[0]))
     return next((match.start() for match in tokens), 0)
 
 
 def _find_repeated_key(text: str) -> int:
     """The place of the first key that its dict has already."""
     scopes: list[set[str]] = []
-    for match in _TOKEN.finditer(text):
+    for match in re.finditer(_TOKEN, text):
         if match[0] == "{":
             scopes.append(set())
         elif match[0] == "}":

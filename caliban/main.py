@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from caliban import interrupt
-from caliban.errors import INTERRUPTED, CalibanError
+from caliban.errors import INTERRUPTED, CalibanError, UsageError
 
 BUG = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -33,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Most of what a short command makes is what it imports, and stays: to look for garbage in there
     # every 700 objects, as Python does, is an eighth of the time until a job starts.
     gc.set_threshold(200_000)
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return guarded("caliban", lambda: cli.run(arguments))
+    if argv is not None:
+        return guarded("caliban", lambda: cli.run(argv))
+    try:
+        return guarded("caliban", lambda: cli.run(sys.argv[1:]))
+    finally:
+        gc.freeze()  # or Python would look once more, when all of it goes anyway
 
 
 def guarded(program: str, action: Callable[[], int]) -> int:
@@ -60,6 +64,10 @@ def guarded(program: str, action: Callable[[], int]) -> int:
         _report(program, "interrupted")
         return INTERRUPTED
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and isinstance(error.filename, str):
+            # No file has it: it is of a flag, or of a file that the user has written.
+            _report(program, f"no file can have so long a name: {error.filename[:60]}...")
+            return UsageError.exit_code
         if error.errno not in (errno.EPIPE, errno.EIO, errno.ENOSPC):
             _report_bug(program, error)
             return BUG

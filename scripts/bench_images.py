@@ -30,13 +30,15 @@ MORE = "tabulate"
 
 ROUNDS = 3
 
-# caliban as it is, but for the name of the folder that uv is lent: each round begins with none.
+# caliban as it is, but for the names of the folder that uv is lent, and of the image that lends uv:
+# each round begins with neither.
 CALIBAN = """
 import sys
-from caliban.docker.image import uv
+from caliban.docker.image import lent_uv, uv
 from caliban.main import main
-uv.MOUNT = uv.MOUNT.replace(uv.CACHE, sys.argv[1])
-sys.exit(main(sys.argv[2:]))
+lent_uv.LABEL = sys.argv.pop(1)
+uv.MOUNT = uv.MOUNT.replace(uv.CACHE, lent_uv.LABEL)
+sys.exit(main())
 """
 
 PLAIN = """\

@@ -16,7 +16,7 @@ FOLDER = "/opt/caliban"
 # Terminals that nearly every distribution knows; the others are close to one of them.
 _KNOWN_TERMINALS = ("dumb", "linux", "screen", "screen-256color", "vt100", "xterm")
 
-# Where you are, who, and where in it: "[totoro@caliban-shell /usr/app]$".
+# Where you are, who, and where in it: "[me@caliban-shell /usr/app]$".
 _PROMPTS = {"bash": r"\[\e[36m\][\u@\h \w]\$\[\e[0m\] ", "zsh": "%F{cyan}[%n@%m %~]%#%f "}
 
 # Docker waits after the first of these keys for the others, which would detach the terminal: with

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # How long a launch that has nothing else to do waits for the record, in seconds.
 _PATIENCE = 20.0
 
+# For how long jobs are given their start before it is looked what they are made of, in seconds:
+# Python does one thing at a time.
+_HEAD_START = 0.1
+
 # How long the files of live code are read, in seconds, and how much of one is kept of its digest.
 _READING = 3.0
 _KEPT = 24
@@ -128,6 +132,7 @@ class Gathering:
         self._has_gpus = has_gpus
         self._repositories: dict[Path, tuple[Repository | None, str]] = {}
         self._threads: list[threading.Thread] = []
+        self._is_over = threading.Event()
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -140,6 +145,7 @@ class Gathering:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_over.set()
         deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
@@ -160,7 +166,13 @@ class Gathering:
           made: the jobs, which have been recorded; or what tells them, beside all that is done.
           patience: for how many seconds it is waited until that is done.
         """
-        self._start(lambda: self._write(store, made() if callable(made) else made))
+
+        def write() -> None:
+            if not patience:
+                self._is_over.wait(_HEAD_START)
+            self._write(store, made() if callable(made) else made)
+
+        self._start(write)
         self._threads[-1].join(patience)
 
     def _start(self, work: Callable[[], None]) -> None:

@@ -253,7 +253,7 @@ def _checked(found: Repository, count: int) -> Repository:
     parts = []
     for part in filter(None, _PART.split(found.diff)):
         name, texts = _read(part)
-        keys_found = (keys.find_in(name, text.encode(errors="surrogateescape")) for text in texts)
+        keys_found = (keys.find_in(name, [text.encode(errors="surrogateescape")]) for text in texts)
         if key := next(filter(None, keys_found), None):
             notes.append(
                 f"{one_line(name)} is left out of the diff: it has what looks like {key.what}"

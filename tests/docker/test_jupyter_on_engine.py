@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from caliban import launch
 from caliban.config import Config
 from caliban.docker import jupyter
@@ -17,6 +19,8 @@ from caliban.model.image import ImagePlan, Mode
 from tests.browser import Browser
 from tests.docker.conftest import Others, inside, inspect, listing, write
 from tests.workshop import Workshop, docker
+
+pytestmark = pytest.mark.takes(25)
 
 UID = 12345
 

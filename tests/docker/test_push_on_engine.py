@@ -18,9 +18,10 @@ from caliban.docker import push
 from caliban.docker.engine import Engine
 from caliban.docker.push import PushError
 from caliban.model.image_name import ImageName
-from tests.conftest import OpenScreen
 from tests.docker.conftest import Calls
 from tests.docker_registry import PASSWORD, USER, DockerRegistry, Gate, forget
+from tests.parts import OpenScreen
+from tests.tarball import packed
 from tests.workshop import Workshop, docker
 
 Push = Callable[[str, str], str]
@@ -40,19 +41,10 @@ def small(workshop: Workshop) -> str:
 
 
 def built(dockerfile: str, content: bytes) -> str:
-    import io
-    import tarfile
-
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, data in {"Dockerfile": dockerfile.encode(), "data": content}.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
     command = ["docker", "build", "--no-cache", "--quiet", "-"]
     ended = subprocess.run(
         command,
-        input=stream.getvalue(),
+        input=packed({"Dockerfile": dockerfile.encode(), "data": content}),
         capture_output=True,
         check=True,
         env={**os.environ, "DOCKER_BUILDKIT": "0"},

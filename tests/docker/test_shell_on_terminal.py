@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import USER, OpenScreen
+from tests.commands.conftest import wait_for
+from tests.conftest import USER
 from tests.docker.conftest import Others, write
+from tests.parts import OpenScreen
 from tests.screen import Screen
 from tests.workshop import Workshop, docker
 
@@ -69,22 +71,19 @@ def open_shell(screen: Screen, *args: str) -> None:
     screen.shows(INSIDE, seconds=120)
 
 
+def runs(workshop: Workshop, command: str) -> None:
+    """Waits until a command runs in the one container."""
+    wait_for(lambda: command in docker("top", running(workshop), "-eo", "pid,args"))
+
+
 def is_left(workshop: Workshop) -> bool:
     """Whether there is any container of the session."""
     return bool(workshop.containers("--all"))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Waits until something holds, and fails if it doesn't in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
 def running(workshop: Workshop) -> str:
     """The one container that runs, which the engine may list after its first output has come."""
-    wait_until(lambda: len(workshop.containers()) == 1)
+    wait_for(lambda: len(workshop.containers()) == 1)
     return workshop.containers()[0]
 
 
@@ -159,13 +158,12 @@ def test_keys_do_what_they_do_elsewhere(
     opened = screen(project)
     open_shell(opened)
     opened.line("sleep 1000")
-    opened.shows("sleep 1000$")
-    time.sleep(0.3)
+    runs(workshop, "sleep 1000")
     opened.keys("C-c")
     opened.line('echo "code $?"')
     opened.shows("^code 130$")
     opened.line("sleep 1001")
-    time.sleep(0.3)
+    runs(workshop, "sleep 1001")
     opened.keys("C-z")
     opened.shows(r"^\[1\]\+ +Stopped +sleep 1001$")
     opened.line("bg; jobs")
@@ -204,8 +202,7 @@ def test_zsh_reads_your_settings_and_keeps_your_history(
     # Without a home directory there are no settings, and none are asked for.
     open_shell(opened, "--bare", "--shell", "zsh")
     opened.line("sleep 1000")
-    opened.shows("sleep 1000$")
-    time.sleep(0.3)
+    runs(workshop, "sleep 1000")
     opened.keys("C-z")
     opened.shows("^zsh: suspended +sleep 1000$")
     opened.line("fg")
@@ -224,7 +221,7 @@ def test_a_signal_ends_the_shell_in_order(
     opened = screen(project)
     open_shell(opened)
     opened.line("sleep 1000")
-    time.sleep(0.3)
+    runs(workshop, "sleep 1000")
     os.kill(caliban_in(opened), number)
     leave(opened, 130)
     assert not is_left(workshop)
@@ -248,9 +245,9 @@ def test_a_closed_terminal_ends_the_shell_in_order(
     opened = screen(project)
     open_shell(opened)
     opened.line("python3 -c 'import time; time.sleep(1000)'")
-    time.sleep(0.5)
+    runs(workshop, "python3 -c import time; time.sleep(1000)")
     opened.close()
-    wait_until(lambda: not is_left(workshop))
+    wait_for(lambda: not is_left(workshop))
     assert "time.sleep(1000)" in (home / ".bash_history").read_text()
 
 
@@ -272,7 +269,7 @@ def test_nothing_remains_of_a_shell_that_was_interrupted_on_its_way(
         if not opened.shows(f"{outside}|{INSIDE}")[0].startswith("host"):
             opened.line("exit")
             opened.shows(outside)
-        wait_until(lambda: not is_left(workshop))
+        wait_for(lambda: not is_left(workshop))
 
 
 def test_a_container_that_somebody_removes_takes_the_shell_with_it(

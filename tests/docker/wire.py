@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from urllib.parse import unquote_plus
 
-_REQUEST = re.compile(rb"^([A-Z]+) (/\S*) HTTP/1\.1\r$", re.MULTILINE)
+_REQUEST = re.compile(rb"^([A-Z]+) (/\S*) HTTP/1\.[01]\r$", re.MULTILINE)
 
 
 class Wire:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from caliban.docker.engine import Engine
 from caliban.docker.image.builder import sending
-from caliban.docker.image.trace import Trace
 
 _BLOCK = 1 << 16
 
 # The legacy builder and podman say the id of what they have built in words.
-_BUILT = re.compile(r"Successfully built ([0-9a-f]+)")
+_BUILT = r"Successfully built ([0-9a-f]+)"
 
 
 @contextlib.contextmanager
@@ -59,26 +58,21 @@ class EngineBuild:
       image: id of the image, once it has ended well.
     """
 
-    def __init__(self, connection: HTTPConnection, parameters: Mapping[str, str]) -> None:
+    def __init__(self, connection: socket.socket, parameters: Mapping[str, str]) -> None:
         """Begins one.
 
         Args:
           connection: to the engine, for this alone.
           parameters: see `running`.
         """
-        from urllib.parse import urlencode
-
         self.image = ""
         self._connection = connection
-        self._socket: socket.socket = connection.sock
-        self._path = f"/build?{urlencode(parameters)}"
         self._code: int | None = None
         self._is_killed = False
-        context, stdin = os.pipe()
+        self.stdin: IO[bytes] = io.BufferedWriter(_Request(connection, parameters), _BLOCK)
         stdout, output = os.pipe()
-        self.stdin: IO[bytes] = open(stdin, "wb")  # noqa: SIM115 - closed by `close`
-        self.stdout: IO[bytes] = open(stdout, "rb")  # noqa: SIM115
-        self._thread = threading.Thread(target=self._run, args=(context, output), daemon=True)
+        self.stdout: IO[bytes] = open(stdout, "rb")  # noqa: SIM115 - closed by `close`
+        self._thread = threading.Thread(target=self._run, args=(output,), daemon=True)
         self._thread.start()
 
     def poll(self) -> int | None:
@@ -94,8 +88,7 @@ class EngineBuild:
     def kill(self) -> None:
         """Ends it: the engine goes on with no build whose client has gone."""
         self._is_killed = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
 
     def close(self) -> None:
         """Ends it, if it still runs, and closes its pipes."""
@@ -107,41 +100,46 @@ class EngineBuild:
         self._thread.join()
         self._connection.close()
 
-    def _run(self, context: int, output: int) -> None:
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _run(self, output: int) -> None:
         self._code = 1
         with (
             contextlib.suppress(BrokenPipeError),  # nobody reads it any more
             open(output, "wb", buffering=0) as told,
-            open(context, "rb", buffering=0) as sent,
         ):
             try:
-                self._code = 0 if self._build(sent, told) else 1
-            except (OSError, HTTPException, ValueError) as error:
+                self._code = 0 if self._answer(told) else 1
+            except (OSError, ValueError) as error:
                 if not self._is_killed:
                     told.write(f"the engine stopped answering: {error}\n".encode())
+            finally:
+                self._hang_up()  # whoever still sends would wait for a reader
 
-    def _build(self, context: IO[bytes], output: IO[bytes]) -> bool:
-        """Sends the request, and tells of the answer; returns whether the image was built."""
+    def _answer(self, output: IO[bytes]) -> bool:
+        """Tells of the answer; returns whether the image was built."""
+        self._connection.recv(
+            1, socket.MSG_PEEK
+        )  # until the request has been sent, and is answered
+        # Slow to load, and not needed for the request: the engine is at work by now.
+        from http.client import HTTPException, HTTPResponse
 
-        def body() -> Iterator[bytes]:
-            while data := context.read(_BLOCK):
-                yield data
-            if self._is_killed:  # or the engine would take this for the end of the context
-                raise ConnectionAbortedError
+        with contextlib.closing(HTTPResponse(self._connection, method="POST")) as answer:
+            try:
+                answer.begin()
+                if answer.status == 200:
+                    return self._follow(answer, output)
+                message = json.loads(answer.read())["message"]
+            except HTTPException as error:
+                raise ValueError(str(error)) from None
+        output.write(f"{message}\n".encode())
+        return False
 
-        headers = {"Content-Type": "application/x-tar", "Transfer-Encoding": "chunked"}
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it says why
-            self._connection.request(
-                "POST", self._path, body=body(), headers=headers, encode_chunked=True
-            )
-        answer = self._connection.getresponse()
-        if answer.status != 200:
-            message = json.loads(answer.read())["message"]
-            output.write(f"{message}\n".encode())
-            return False
-        return self._follow(answer, output)
+    def _follow(self, answer: Iterable[bytes], output: IO[bytes]) -> bool:
+        from caliban.docker.image.trace import Trace
 
-    def _follow(self, answer: HTTPResponse, output: IO[bytes]) -> bool:
         trace = Trace()
         for line in answer:
             message: dict[str, Any] = json.loads(line)
@@ -154,9 +152,47 @@ class EngineBuild:
             elif "aux" in message:
                 self.image = message["aux"].get("ID", self.image)
             elif text := message.get("stream"):
-                if built := _BUILT.search(text):
+                if built := re.search(_BUILT, text):
                     self.image = self.image or built[1]
                 output.write(text.encode())
         if not self.image:
             output.write(b"the engine stopped answering\n")
         return bool(self.image)
+
+
+class _Request(io.RawIOBase):
+    """The request, which is sent as its body is written."""
+
+    def __init__(self, connection: socket.socket, parameters: Mapping[str, str]) -> None:
+        from urllib.parse import urlencode
+
+        self._connection = connection
+        self._head = (
+            f"POST /build?{urlencode(parameters)} HTTP/1.1\r\nHost: docker\r\n"
+            "Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ).encode()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Sends some more of the body.
+
+        Raises:
+          BrokenPipeError: the engine has ended the build, and says why.
+        """
+        self._send(b"%x\r\n%b\r\n" % (len(data), data))
+        return len(data)
+
+    def close(self) -> None:
+        """Sends the end of the body, which reaches nobody if the build was killed before."""
+        if not self.closed:
+            super().close()
+            self._send(b"0\r\n\r\n")
+
+    def _send(self, data: bytes) -> None:
+        data, self._head = self._head + data, b""
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise BrokenPipeError from error

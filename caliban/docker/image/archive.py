@@ -38,17 +38,6 @@ def write(dockerfile: str, context: Iterable[File], stream: IO[bytes]) -> None:
             _add(archive, os.path.normpath(f"{file.folder}/{file.name}"), file)
 
 
-def pack(files: Iterable[tuple[str, File]], stream: IO[bytes]) -> None:
-    """Writes files as a tar archive, as `write` does, under names of the caller's.
-
-    Raises:
-      UsageError: a file cannot be read.
-    """
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as archive:
-        for name, file in files:
-            _add(archive, name, file)
-
-
 def _add(archive: tarfile.TarFile, name: str, file: File) -> None:
     header = tarfile.TarInfo(name)
     header.mode, header.mtime = mode(file), _MTIME

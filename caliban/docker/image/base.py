@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from caliban import process
-from caliban.docker import registry
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder, own_dockerfile
 from caliban.docker.image.build_secrets import NONE, BuildSecrets
 from caliban.errors import UsageError
-from caliban.model import dlvm
 from caliban.model.image import ImagePlan
 from caliban.model.image_name import ImageName
 
@@ -155,6 +153,8 @@ def _pull(name: str, platform: str, there: str) -> None:
         code, output = progress.show(child, title)
     if code == 0:
         return
+    from caliban.model import dlvm
+
     said = progress.reason(output).removeprefix("Error response from daemon: ")
     meaning, hint = _cause(name, output)
     if there and platform:
@@ -171,6 +171,8 @@ def _pull(name: str, platform: str, there: str) -> None:
 
 def _cause(name: str, output: Sequence[str]) -> tuple[str, str]:
     """What has gone wrong with a pull, and what to do about it."""
+    from caliban.docker import registry
+
     text = "\n".join(output)
     for pattern, meaning, hint in _CAUSES:
         if re.search(pattern, text, re.MULTILINE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,13 +64,20 @@ def ensure(
             if not inputs.is_kept(plan, name):
                 inputs.keep(plan, inputs.of(plan, parts, files, hidden))
             return found
-        from caliban.docker.image import explain, keys, order
+        from caliban.docker.image import keys, order
 
         keys.check([*context.declared(plan), *files], allowed_keys)
         builders.check_secrets(engine, plan.secrets)
         opened = secrets.open(plan.secrets, [file.path for file in context.declared(plan)])
-        made_of = inputs.of(plan, parts, files, hidden)
-        terminal.note(f"Building the image {name}{explain.why(plan, made_of)}")
+
+        @functools.cache
+        def announce() -> inputs.Inputs:
+            from caliban.docker.image import explain
+
+            made_of = inputs.of(plan, parts, files, hidden)
+            terminal.note(f"Building the image {name}{explain.why(plan, made_of)}")
+            return made_of
+
         marks = {"": __version__, ".base": plan.base_image, **parts.labels()}
         labels = {f"{dockerfile.LABEL}{key}": value for key, value in marks.items()}
         labels[builders.HISTORY] = home.history_mark()
@@ -78,6 +86,7 @@ def ensure(
         built = order.carry_out(
             order.Order(*(builder, sections, files, name, labels, no_cache, opened, plan.platform)),
             engine,
+            announce=announce,
         )
-        inputs.keep(plan, made_of)
+        inputs.keep(plan, announce())
     return built

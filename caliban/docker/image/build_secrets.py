@@ -25,8 +25,8 @@ FOLDER = "/run/secrets"
 # under its name, every other one is a file that a setup.py may read.
 NETRC, GIT, PIP, UV = "netrc", "git-credentials", "pip.conf", "uv.toml"
 AGENT, KEY, KNOWN_HOSTS = "ssh", "ssh-key", "known_hosts"
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_VARIABLE = r"[A-Z_][A-Z0-9_]*"
+_ID = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 # Of pip's settings, those that uv has too, by the variables that it reads.
 _PIP_SETTINGS = {
@@ -38,11 +38,11 @@ _PIP_SETTINGS = {
 # BuildKit takes no more.
 _LARGEST = 500 * 1024
 
-_PASSWORDS = re.compile(r"://[^\s/:@]*:([^\s/@]+)@|\bpassword[\s=:]+[\"']?([^\s\"']+)")
+_PASSWORDS = r"://[^\s/:@]*:([^\s/@]+)@|\bpassword[\s=:]+[\"']?([^\s\"']+)"
 
 # Whom a URL is opened as, and that with a password that is no variable.
-_ACCOUNT = re.compile(r"://([^\s/@]+)@")
-_LITERAL = re.compile(r"://[^\s/:@]*:(?!\$\{)[^\s/@]+@")
+_ACCOUNT = r"://([^\s/@]+)@"
+_LITERAL = r"://[^\s/:@]*:(?!\$\{)[^\s/@]+@"
 
 # Shorter ones are found in any text by chance.
 _SHORTEST = 6
@@ -189,7 +189,7 @@ class Opened:
         """
         names: dict[str, str] = {}
         for id_, value in self.contents().items():
-            if _VARIABLE.fullmatch(id_):
+            if re.fullmatch(_VARIABLE, id_):
                 text = value.decode(errors="replace").strip()
                 # uv may write a character in another way than the value has it: %27 or '.
                 names.update({text: id_, unquote(text): id_})
@@ -200,13 +200,13 @@ class Opened:
 
         kept: list[str] = []
         for line in lock.splitlines(keepends=True):
-            text = _ACCOUNT.sub(account, line)
-            if not _LITERAL.search(text):
+            text = re.sub(_ACCOUNT, account, line)
+            if not re.search(_LITERAL, text):
                 kept.append(text)
             elif not line.startswith("--"):
                 raise UsageError(
                     "a requirement has a password in its URL, which would stay in the image and "
-                    f"in its record: {_ACCOUNT.sub('://****@', text).strip()}",
+                    f"in its record: {re.sub(_ACCOUNT, '://****@', text).strip()}",
                     "Write ${NAME} in its place, and add --secret id=NAME,env=VARIABLE.",
                 )
         return "".join(kept)
@@ -225,9 +225,9 @@ class Opened:
             text = content.decode(errors="replace").strip()
             if id_ == KNOWN_HOSTS:
                 continue
-            for pair in _PASSWORDS.findall(text):
+            for pair in re.findall(_PASSWORDS, text):
                 found |= {each for part in pair for each in (part, unquote(part))}
-            if _VARIABLE.fullmatch(id_):
+            if re.fullmatch(_VARIABLE, id_):
                 found.add(text)
         return sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
 
@@ -275,7 +275,11 @@ def parse(
 def _parse(word: str, environment: Mapping[str, str]) -> Secret:
     keys = {"id": "id", "src": "src", "source": "src", "env": "env", "type": "type"}
     values: dict[str, str] = {}
-    for part in next(csv.reader([word]), []):
+    try:
+        parts = next(csv.reader([word]), [])
+    except csv.Error:  # a line end, for one
+        parts = [""]
+    for part in parts:
         key, equals, value = part.partition("=")
         name = keys.get(key.strip().lower())
         if not equals or name is None:
@@ -283,7 +287,7 @@ def _parse(word: str, environment: Mapping[str, str]) -> Secret:
             raise UsageError("--secret: expected id=..., src=..., env=... or type=...", _SYNTAX)
         values[name] = value
     id_, source, variable = (values.get(name, "") for name in ("id", "src", "env"))
-    if not _ID.fullmatch(id_):
+    if not re.fullmatch(_ID, id_):
         raise UsageError(
             "--secret: an id of letters, digits, dots, dashes and underscores is needed", _SYNTAX
         )
@@ -368,7 +372,7 @@ def exports(ids: Sequence[str]) -> Iterator[str]:
         AGENT: ("SSH_AUTH_SOCK",),
     }
     for id_ in ids:
-        if _VARIABLE.fullmatch(id_):
+        if re.fullmatch(_VARIABLE, id_):
             yield f'export {id_}="$(cat {FOLDER}/{id_})"'
         for variable in files.get(id_, ()):
             yield f"export {variable}={FOLDER}/{id_}"

@@ -23,7 +23,10 @@ HISTORY = f"{LABEL}.history"
 # The folder in ~/.caliban with a lock for each build under way.
 _LOCKS = "locks"
 
-_CLIENT = re.compile(r"Docker version (\d+)\.")
+# How long a context is sent before anything else is done, in seconds.
+_HEAD_START = 0.05
+
+_CLIENT = r"Docker version (\d+)\."
 
 
 class Builder(enum.Enum):
@@ -86,7 +89,7 @@ def of_client(engine: Engine) -> Builder:
 
 def _of_client() -> Builder:
     with process.start(["docker", "buildx", "version"]) as plugin:  # side by side, 70 ms each
-        version = _CLIENT.search(process.run(["docker", "--version"]).stdout)
+        version = re.search(_CLIENT, process.run(["docker", "--version"]).stdout)
         plugin.communicate()
     if plugin.returncode == 0:
         return Builder.BUILDKIT
@@ -190,6 +193,8 @@ def sending(write: Callable[[IO[bytes]], None], child: Receiver) -> Iterator[lis
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
     try:
+        # Files that are few have gone by then. Whatever Python does beside it would hold it up.
+        sender.join(_HEAD_START)
         yield problems
     finally:
         # The engine ends a build whose client has gone. Asked by SIGTERM, `docker build` 20.10 goes

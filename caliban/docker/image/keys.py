@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import fnmatch
+import itertools
 import re
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from caliban.docker.image.context import File
@@ -17,6 +18,9 @@ from caliban.errors import UsageError
 
 # Keys are small. What is larger is data, and not read.
 _LARGEST = 256 * 1024
+
+# How much of a long text is searched at a time.
+_WINDOW = 4 * 1024 * 1024
 
 # How many are named.
 _NAMED = 20
@@ -238,20 +242,61 @@ def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
 
 def _key(file: File) -> Key | None:
     """What a file holds that looks like a key."""
-    return find_in(file.name, file.path.read_bytes(), file.folder == DEPENDENCIES)
+    return find_in(file.name, [file.path.read_bytes()], file.folder == DEPENDENCIES)
 
 
-def find_in(path: str, content: bytes, declares_all: bool = True) -> Key | None:
+def find_in(path: str, pieces: Iterable[bytes], declares_all: bool = True) -> Key | None:
     """What a text holds that looks like a key; None for nothing.
 
     Args:
       path: of the file that it is, or a part of, in the project.
-      content: the text.
+      pieces: of the text, which may be longer than what there is memory for.
       declares_all: whether it may have the URL of an index or a repository, whatever its name.
     """
-    encoding = _BOMS.get(content[:2])
-    if encoding:
-        content = content.decode(encoding, errors="replace").encode(errors="replace")
+    for lines, window in _windows(_as_utf8(pieces)):
+        if key := _find_in(path, window, declares_all):
+            return replace(key, line=key.line + lines)
+    return None
+
+
+def _as_utf8(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A text that may begin with a byte order mark of UTF-16."""
+    rest = iter(pieces)
+    first = b""
+    while len(first) < 2 and (piece := next(rest, b"")):
+        first += piece
+    pieces = itertools.chain([first], rest)
+    if not (encoding := _BOMS.get(first[:2])):
+        yield from pieces
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for piece in pieces:
+        yield decoder.decode(piece).encode(errors="replace")
+
+
+def _windows(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Parts of a text, so that each key of it is in one of them as a whole.
+
+    Yields:
+      How many lines lie before the part, and it.
+    """
+    begun: list[bytes] = []
+    size = lines = 0
+    for piece in pieces:
+        begun.append(piece)
+        size += len(piece)
+        if size < _WINDOW:
+            continue
+        window = b"".join(begun)
+        yield lines, window
+        at = len(window) - _LARGEST
+        at = window.find(b"\n", at) + 1 or at  # patterns look for the beginnings of lines
+        lines += window.count(b"\n", 0, at)
+        begun, size = [window[at:]], len(window) - at
+    yield lines, b"".join(begun)
+
+
+def _find_in(path: str, content: bytes, declares_all: bool) -> Key | None:
     name = PurePosixPath(path).name
     for rule in _RULES:
         if not any(mark in content for mark in rule.marks):

@@ -88,12 +88,13 @@ def resolve(
       BuildError: it can't be resolved; the output has been shown.
       EngineError: the engine does not answer.
     """
-    from caliban.docker.image import order
+    from caliban.docker.image import lent_uv, order
 
     builders.check_secrets(engine, plan.secrets)
     builder = builders.detect(engine)
     files = context.declared(plan)
-    sections = list(_sections(plan, builder, bool(files), before))
+    lender = lent_uv.image(engine, engine.platform(plan.base_image))
+    sections = list(_sections(plan, builder, bool(files), before, lender))
     # What the first layers copy, which are also those of the image.
     known = str(before) if before else ""
     files += context.files(replace(plan, live=True, lock=known, packages=()))
@@ -110,7 +111,7 @@ def resolve(
 
 
 def _sections(
-    plan: ImagePlan, builder: Builder, has_files: bool, before: Lock | None
+    plan: ImagePlan, builder: Builder, has_files: bool, before: Lock | None, lender: str
 ) -> Iterator[Section]:
     """The Dockerfile of the resolver, whose first layers are those of the image itself."""
     buildkit = builder is Builder.BUILDKIT
@@ -128,10 +129,12 @@ def _sections(
     yield Section(
         _TITLE,
         (
+            # The legacy builder lends nothing; this image is not kept.
+            *([f"COPY --from={lender} /uv {uv.BIN}/uv"] if lender and not buildkit else []),
             f"WORKDIR {WORKING_DIRECTORY}",
             *([f"COPY {DEPENDENCIES}/ ./"] if has_files else []),
             *([f"COPY {LOCK}/ {_BEFORE}/"] if before else []),
-            uv.step(commands, plan.secrets, buildkit),
+            uv.step(commands, plan.secrets, buildkit, lender=lender),
         ),
     )
 

@@ -29,10 +29,10 @@ BASE_LABEL = f"{LABEL}.dockerfile"
 # Stands for the image that a Dockerfile makes, until `current` gives it its name.
 UNNAMED = f"{LABEL}:base"
 
-_ESCAPE = re.compile(r"\s*#\s*escape\s*=\s*(\S)\s*", re.IGNORECASE)
-_INSTRUCTION = re.compile(r"\s*(?:ONBUILD\s+)?(COPY|ADD|RUN)\s+(.*)", re.IGNORECASE | re.DOTALL)
-_OPTION = re.compile(r"\s*--([\w-]+)(?:=(\S*))?")
-_PATTERN = re.compile(r"[*?\[\\]")
+_ESCAPE = r"(?i)\s*#\s*escape\s*=\s*(\S)\s*"
+_INSTRUCTION = r"(?is)\s*(?:ONBUILD\s+)?(COPY|ADD|RUN)\s+(.*)"
+_OPTION = r"\s*--([\w-]+)(?:=(\S*))?"
+_PATTERN = r"[*?\[\\]"
 
 
 def current(plan: ImagePlan, excluded: Iterable[Path] = ()) -> ImagePlan:
@@ -192,7 +192,7 @@ def sources(text: str) -> list[str]:
     """
     found: set[str] = set()
     for line in _logical_lines(text):
-        match = _INSTRUCTION.fullmatch(line)
+        match = re.fullmatch(_INSTRUCTION, line)
         if match is None:
             continue
         options, rest = _options(match[2])
@@ -208,7 +208,7 @@ def _logical_lines(text: str) -> Iterator[str]:
     """The instructions of a Dockerfile, each in one line, without comments."""
     escape, whole = "\\", ""
     for line in text.splitlines():
-        directive = _ESCAPE.fullmatch(line)
+        directive = re.fullmatch(_ESCAPE, line)
         if directive and not whole:
             escape = directive[1]
         if not line.strip() or line.lstrip().startswith("#"):
@@ -224,7 +224,7 @@ def _logical_lines(text: str) -> Iterator[str]:
 def _options(text: str) -> tuple[list[tuple[str, str]], str]:
     """The options that an instruction begins with, and the rest."""
     found = []
-    while match := _OPTION.match(text):
+    while match := re.match(_OPTION, text):
         found.append((match[1], match[2] or ""))
         text = text[match.end() :]
     return found, text.strip()
@@ -256,7 +256,7 @@ def _root(source: str) -> str:
     if "$" in source:
         return "."
     parts = [part for part in PurePosixPath(source.lstrip("/")).parts if part != "."]
-    fixed = next((i for i, part in enumerate(parts) if _PATTERN.search(part)), len(parts))
+    fixed = next((i for i, part in enumerate(parts) if re.search(_PATTERN, part)), len(parts))
     root = os.path.normpath("/".join(parts[:fixed]) or ".")
     return "." if root.startswith("..") else root
 

@@ -11,6 +11,7 @@ from typing import IO, Protocol
 
 from caliban import terminal
 from caliban.docker.image.dockerfile import Section
+from caliban.steps import Steps
 
 SEND, STORE = "Send the files", "Store the image"
 
@@ -90,7 +91,7 @@ def show(
     Returns:
       Its exit code, and what has been printed in its last step, also by the builder itself.
     """
-    view = terminal.Steps()
+    view = Steps()
     view.begin(title, _LEAST.get(title, 0.0))
     steps, layers = _Steps(title, sections), _Layers()
     warnings: list[str] = []

@@ -32,7 +32,11 @@ def main(folder: Path, cache: Path) -> None:
 def compile_file(job: tuple[Path, Path]) -> None:
     """Compiles a file, or takes what an earlier build has made of the same file in this place."""
     file, cache = job
-    parts = (importlib.util.MAGIC_NUMBER, os.fsencode(file), file.read_bytes())
+    source, target = file.read_bytes(), Path(importlib.util.cache_from_source(str(file)))
+    # If an earlier step of this build has seen to it, it would be in the layers twice.
+    if target.exists() and target.read_bytes()[8:16] == importlib.util.source_hash(source):
+        return
+    parts = (importlib.util.MAGIC_NUMBER, os.fsencode(file), source)
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()
     kept = cache / key[:2] / key
     if not kept.exists():
@@ -44,7 +48,6 @@ def compile_file(job: tuple[Path, Path]) -> None:
         except (py_compile.PyCompileError, ValueError):
             return  # it is meant for another Python, or no text
         partial.replace(kept)
-    target = Path(importlib.util.cache_from_source(str(file)))
     target.parent.mkdir(exist_ok=True)
     shutil.copyfile(kept, target)
 

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import io
 import subprocess
-import tarfile
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.tarball import packed
 from tests.workshop import docker
 
 USER = "me"
@@ -117,7 +117,7 @@ def serving(image: str, password: str, folder: Path) -> Iterator[PrivateIndex]:
     try:
         # Addresses are given to other containers later, with other packages.
         name = uuid.uuid4().hex
-        content = _tar({f"{name}/{each}": text for each, text in _files(folder).items()})
+        content = packed({f"{name}/{each}": text for each, text in _files(folder).items()})
         subprocess.run(["docker", "cp", "-", f"{container}:/srv"], input=content, check=True)
         docker("start", container)
         address = "{{.NetworkSettings.IPAddress}}"
@@ -163,13 +163,3 @@ def _repository(folder: Path) -> Mapping[str, bytes]:
         for path in bare.rglob("*")
         if path.is_file()
     }
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in files.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
-    return stream.getvalue()

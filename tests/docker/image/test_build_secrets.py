@@ -65,6 +65,7 @@ class TestParse:
             ([""], "an id of letters"),
             ([PASSWORD], "expected id="),
             (["id=a,color=red"], "expected id="),
+            (["id=a,env=A\nB"], "expected id="),
             (["src=x"], "an id of letters"),
             (["id=a b,env=HOME"], "an id of letters"),
             (["id=../x,env=HOME"], "an id of letters"),

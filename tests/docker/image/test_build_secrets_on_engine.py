@@ -23,6 +23,8 @@ from tests.docker.image.private_index import USER, PrivateIndex
 from tests.docker.wire import Wire
 from tests.workshop import Workshop, docker
 
+pytestmark = pytest.mark.takes(8)
+
 # Odd on purpose: a URL and a shell read some of these characters in their own ways.
 PASSWORD = "correct-horse/$HOME'battery%41"
 QUOTED = urllib.parse.quote(PASSWORD, safe="")

@@ -13,6 +13,8 @@ from tests.conftest import Caliban
 from tests.docker.conftest import EVERYTHING, Built, inspect, listing, variables_for
 from tests.workshop import Workshop
 
+pytestmark = pytest.mark.takes(60)
+
 
 @pytest.fixture
 def other(

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,19 @@ class TestKeeping:
         assert inputs.is_kept(plan, made_of(plan).image)
         assert inputs.is_kept(gpu, made_of(gpu).image)
         assert why(plan, first) == ": trainer/train.py edited"
+
+    def test_several_builds_of_a_project_at_a_time_are_not_in_each_others_way(
+        self, plan: ImagePlan
+    ) -> None:
+        found = made_of(plan)
+
+        def build(number: int) -> None:
+            for each in range(50):
+                inputs.keep(plan, replace(found, image=f"caliban:cpu-{number:08x}{each:08x}"))
+                inputs.newest(plan)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(build, range(4)))
 
     def test_they_go_with_their_image(self, plan: ImagePlan, home: Path) -> None:
         inputs.keep(plan, made_of(plan))

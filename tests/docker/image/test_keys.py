@@ -308,3 +308,17 @@ def test_large_files_are_not_read(plan: ImagePlan) -> None:
     started = time.process_time()
     assert found(plan) == {}
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("size", [700, 1 << 20, 1 << 30])
+@pytest.mark.parametrize("before", [0, 4_190_000, 4_194_200, 9_000_000])
+def test_a_key_is_found_wherever_it_lies_in_a_long_text_and_however_that_comes(
+    before: int, size: int, encoding: str
+) -> None:
+    lines = before // 50
+    text = ("x" * 49 + "\n") * lines + PRIVATE + "and more\n" * 100_000
+    content = text.encode(encoding)
+    pieces = (content[at : at + size] for at in range(0, len(content), size))
+    found = keys.find_in("log", pieces)
+    assert found == keys.Key("log", "a private key", lines + 1)

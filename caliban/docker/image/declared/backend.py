@@ -32,7 +32,7 @@ _LARGEST = 1 << 20
 # What setup.py reads by patterns and computed names; of other kinds, those are in packages.
 _READ = (".txt", ".in", ".md", ".rst")
 
-_PART = re.compile(r"[\w.*+@ -]+")
+_PART = r"[\w.*+@ -]+"
 _DEEPEST = 6
 
 
@@ -219,7 +219,7 @@ def _parts(text: str, top: Path) -> Iterator[str]:
     if len(text) > 200 or "\n" in text:
         return
     for part in text.split("/"):
-        if _PART.fullmatch(part) and part.strip("*. "):
+        if re.fullmatch(_PART, part) and part.strip("*. "):
             yield part
     parts = text.split(".")
     if all(part.isidentifier() for part in parts):

@@ -23,13 +23,13 @@ PREFIX = "/opt/environment"
 _CACHE = "/opt/micromamba"
 
 # Base images that bring conda themselves: mambaorg/micromamba, condaforge/miniforge3.
-_HAS_CONDA = re.compile(r"conda|mamba")
+_HAS_CONDA = r"conda|mamba"
 _PROGRAMS = ("micromamba", "mamba", "conda", "/opt/conda/bin/conda")
 
 # Those that are used, and those that say what the environment is called elsewhere.
 _KEYS = ("channels", "dependencies", "name", "prefix")
 _DEFAULT_CHANNEL = "conda-forge"
-_PYTHON = re.compile(r"(?:\S+::)?python(?:\s*[=<>!~ \[].*)?")
+_PYTHON = r"(?:\S+::)?python(?:\s*[=<>!~ \[].*)?"
 _EXPECTED = 'packages, like "numpy=2.1", and perhaps one entry "pip:" with a list of requirements'
 
 
@@ -67,7 +67,7 @@ def read(path: Path) -> Environment:
         found.arguments += ["--channel", channel]
     for each in _list(path, content, "dependencies"):
         if isinstance(each, str) and each.strip():
-            found.has_python |= _PYTHON.fullmatch(each.strip()) is not None
+            found.has_python |= re.fullmatch(_PYTHON, each.strip()) is not None
             found.arguments.append(each.strip())
         elif isinstance(each, dict) and set(each) == {"pip"}:
             found.pip += [_line(path, line) for line in _list(path, each, "pip")]
@@ -90,7 +90,7 @@ def instructions(plan: ImagePlan, search: str) -> Iterator[str]:
     create = ["create", "--yes", "--quiet", "--prefix", PREFIX, "--override-channels", *plan.conda]
     # In a base image that brings it, it may be any of these: all take the same arguments.
     program = f'"$({" || ".join(f"command -v {each}" for each in _PROGRAMS)})"'
-    if not _HAS_CONDA.search(plan.base_image):
+    if not re.search(_HAS_CONDA, plan.base_image):
         yield f"COPY --from={MICROMAMBA} /bin/micromamba /usr/local/bin/micromamba"
         program = "micromamba"
     yield (

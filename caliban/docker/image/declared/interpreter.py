@@ -17,7 +17,7 @@ SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 _KNOWN = (*(f"3.{minor}" for minor in range(6, 20)),)
 
 FILE = ".python-version"
-_VERSION = re.compile(r"(?:(?:c?python|cp)-?@?)?(3\.\d+)(?:\.\d+)?(?:rc\d+|[ab]\d+)?")
+_VERSION = r"(?:(?:c?python|cp)-?@?)?(3\.\d+)(?:\.\d+)?(?:rc\d+|[ab]\d+)?"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def named(project: Path) -> tuple[Wanted, str]:
         return Wanted(), ""
     lines = [line.partition("#")[0].strip() for line in requirements.text(path).splitlines()]
     first = next(filter(None, lines), "")
-    match = _VERSION.fullmatch(first)
+    match = re.fullmatch(_VERSION, first)
     if match is None:
         return Wanted(), f"{FILE} is ignored: '{first}' is not a version like 3.12"
     return Wanted(match[1], FILE), ""

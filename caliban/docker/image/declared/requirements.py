@@ -25,7 +25,7 @@ _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?P<extras>\[[^]]*\])?\s*@\
 _UNNAMED = re.compile(r"(?P<where>.+?)(?P<extras>\[[\w\s.,-]*\])?")
 # What a requirement begins with.
 NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:"
 _HASH = re.compile(r"\s--hash[=\s]\s*(\w+:[0-9a-fA-F]+)")
 _ARCHIVE = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _DECLARING = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -233,7 +233,7 @@ def _path(where: str, is_known: bool) -> str:
     if where.startswith("file:"):
         parts = urllib.parse.urlsplit(where.removeprefix("file:").removeprefix("//"))
         where = urllib.parse.unquote(parts.path)
-    elif where.startswith("-") or "://" in where or _SCHEME.match(where):
+    elif where.startswith("-") or "://" in where or re.match(_SCHEME, where):
         return ""
     elif not is_known and "/" not in where and not where.startswith("."):
         return where if where.endswith(_ARCHIVE) else ""

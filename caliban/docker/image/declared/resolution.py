@@ -51,7 +51,7 @@ _CONTINUED = "\\\0"
 
 # What no lock holds, as it is recorded: whoever may install from there is asked again then. What
 # names a variable, me:${PASSWORD}@, is no secret, and the steps that install need it.
-_CREDENTIALS = re.compile(r"(https?://)(?![^/\s@]*\$\{)[^/\s@]+@")
+_CREDENTIALS = r"(https?://)(?![^/\s@]*\$\{)[^/\s@]+@"
 
 
 def needs_resolution(plan: ImagePlan) -> bool:
@@ -91,7 +91,7 @@ def lock(printed: str, hashes: Mapping[str, Sequence[str]] = MappingProxyType({}
     kept = (line for line in lines if line.strip() and line.lstrip()[0] != "#")
     locked = (_with_hashes(line, hashes) for line in kept if not package(line))
     text = "".join(f"{line}\n" for line in locked).replace("\0", "\n")
-    return _CREDENTIALS.sub(r"\1", text)
+    return re.sub(_CREDENTIALS, r"\1", text)
 
 
 def _with_hashes(line: str, hashes: Mapping[str, Sequence[str]]) -> str:
