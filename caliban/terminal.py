@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,6 +14,10 @@ from caliban.errors import UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+# What turns colours on and off, and a word with what stands before it.
+_PAINT = re.compile(r"\033\[[\d;]*m")
+_WORD = re.compile(r" *(?:[^ ]+: )*[^ ]+| +")
 
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
 
@@ -134,6 +138,40 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def folded(text: str, stream: TextIO | None = None) -> str:
+    """A line for people, with breaks between words where a terminal is not as wide as it is long.
+
+    What follows a break stands two columns further to the right than the line. A word that ends
+    with a colon stays with the next one.
+
+    Args:
+      text: the line.
+      stream: where it goes, stdout by default; nothing is changed if that is no terminal.
+    """
+    try:
+        room = size(stream or sys.stdout).columns
+    except (OSError, ValueError):
+        return text
+    indent = " " * (2 + len(text) - len(text.lstrip(" ")))
+    lines = [""]
+    for word in _WORD.findall(text):
+        if lines[-1].strip() and width(lines[-1] + word) > room:
+            lines.append(indent + word.lstrip(" "))
+        else:
+            lines[-1] += word
+    return "\n".join(lines)
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes, in a line that is long enough."""
+    shown = _PAINT.sub("", text)
+    if shown.isascii():
+        return len(shown)
+    from unicodedata import combining, east_asian_width
+
+    return sum(1 + (east_asian_width(c) in "WF") for c in shown if not combining(c))
+
+
 def amount(size: float) -> str:
     """A number of bytes for people: "312 B", "46.1 kB"."""
     for unit in ("B", "kB", "MB"):
@@ -159,95 +197,6 @@ def size(stream: TextIO) -> os.terminal_size:
     """
     found = os.get_terminal_size(stream.fileno())
     return os.terminal_size((found.columns or 80, found.lines or 24))
-
-
-class Steps:
-    """Shows on stderr what a long program does: a line a step on a terminal, else all that it says.
-
-    On a terminal the line of the current step is drawn anew in place, with the time and the last
-    line that the program has printed. It stays when the step has ended, unless that did nothing.
-
-    Attributes:
-      title: of the current step; "" for none.
-      printed: what the program has printed since the last `begin` or `forget`: the lines that are
-        shown if it fails.
-    """
-
-    def __init__(self) -> None:
-        self.title = ""
-        self.printed: list[str] = []
-        self._said = ""
-        self._least = 0.0
-        self._began = time.monotonic()
-        self._folds = sys.stderr.isatty()
-
-    def begin(self, title: str, least: float = 0.0) -> None:
-        """A step begins, and the one before has ended.
-
-        Args:
-          title: of the step.
-          least: how many seconds it has to take for its line to stay.
-        """
-        self._stay()
-        self.forget()
-        self.title, self._said, self._least = title, "", least
-        self._began = time.monotonic()
-        if not self._folds:
-            note(title)
-        self.tick()
-
-    def line(self, text: str, said: str) -> None:
-        """The program has printed a line.
-
-        Args:
-          text: the line.
-          said: as much of it as is worth seeing for a moment; "" for nothing.
-        """
-        self.printed.append(text)
-        if not self._folds:
-            note(text)
-        elif said:
-            self._said = said
-            self.tick()
-
-    def forget(self) -> None:
-        """What was printed so far has gone well."""
-        self.printed = []
-
-    def drop(self) -> None:
-        """The current step has had nothing to do: no line of it stays."""
-        self.title = ""
-
-    def tick(self) -> None:
-        """Draws the line of the current step anew: time goes by."""
-        if self._folds and self.title:
-            self._draw(f"{self.title}  {self._said.strip()}", "dim")
-
-    def end(self, failed: bool) -> None:
-        """The program has ended; if it failed, all that its last step printed is shown."""
-        if self._folds and failed:
-            self._draw(f"failed: {self.title}", "red")
-            sys.stderr.write("\n")
-            for line in self.printed:
-                note(line)
-        else:
-            self._stay()
-        self.title = ""
-
-    def _stay(self) -> None:
-        """Leaves the line of a step that has ended, or wipes it."""
-        if self._folds:
-            stays = time.monotonic() - self._began >= self._least
-            self._draw(self.title if stays else "")
-            sys.stderr.write("\n" if self.title and stays else "")
-            sys.stderr.flush()
-
-    def _draw(self, text: str, colour: str = "") -> None:
-        seconds = time.monotonic() - self._began
-        width = size(sys.stderr).columns - 1
-        shown = f"{seconds:7.1f} s  {text}".rstrip().expandtabs(1)[:width] if text else ""
-        sys.stderr.write("\r\033[K" + (paint(shown, colour, sys.stderr) if colour else shown))
-        sys.stderr.flush()
 
 
 # What the bar counts.

@@ -20,6 +20,9 @@ VARIABLE = "CALIBAN_TEST_KUBECONFIG"
 _PYTHON = "docker.io/library/python:3.12-slim"
 
 
+_HOSTNAME = {"key": "kubernetes.io/hostname", "operator": "Exists"}
+
+
 class NoClusterError(Exception):
     """There is no cluster; the text says why."""
 
@@ -78,6 +81,11 @@ class Cluster:
         """Makes an object of the core API in the namespace: `kind` is "secrets", for one."""
         return self.connection.create(f"{self._path}/{kind}", body)
 
+    @property
+    def has_local_files(self) -> bool:
+        """Whether the nodes may use folders of this machine."""
+        return self.image != _PYTHON
+
     def patch(self, path: str, body: Mapping[str, Any]) -> None:
         """Changes an object, anywhere: `body` is a merge patch."""
         import json
@@ -110,3 +118,27 @@ class Cluster:
             except RefusedError:
                 assert time.monotonic() < deadline, "the namespace gets no service account"
                 time.sleep(0.1)
+
+
+def claimed(folder: Path, namespace: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A volume that is a folder of the nodes, and the claim of a namespace that gets it.
+
+    Args:
+      folder: of the nodes.
+      namespace: the claim's, and the name of the volume.
+      name: of the claim.
+    """
+    shape: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    anywhere = {"nodeSelectorTerms": [{"matchExpressions": [_HOSTNAME]}]}
+    volume = {
+        **shape,
+        "capacity": {"storage": "1Gi"},
+        "claimRef": {"namespace": namespace, "name": name},
+        "local": {"path": str(folder)},
+        "nodeAffinity": {"required": anywhere},
+    }
+    claim = {**shape, "volumeName": namespace, "resources": {"requests": {"storage": "1Gi"}}}
+    return (
+        {"metadata": {"name": namespace}, "spec": volume},
+        {"metadata": {"name": name}, "spec": claim},
+    )

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caliban import terminal
+from caliban import steps, terminal
 
 COLUMNS = 40
 
@@ -160,6 +160,55 @@ class TestColour:
             assert tty.bytes == b"\033[32mdone\033[0m\r\n\033[33mwarning:\033[0m odd\r\n"
 
 
+def shown(text: str) -> list[str]:
+    """The lines of a terminal on which a line is printed that may be folded."""
+    with open_terminal() as tty:
+        terminal.result(terminal.folded(text))
+        tty.stdout.flush()
+        return tty.look().text.splitlines()
+
+
+class TestALongLine:
+    def test_is_broken_between_words_where_the_terminal_ends(self) -> None:
+        words = [f"word{number}" for number in range(20)]
+        lines = shown(f"    {' '.join(words)}")
+        assert len(lines) > 2
+        assert lines[0].startswith("    word0 ")
+        assert all(line.startswith("      word") for line in lines[1:])
+        assert " ".join(lines).split() == words
+        assert all(len(line) <= COLUMNS for line in lines)
+
+    def test_keeps_a_name_with_what_it_is_the_name_of(self) -> None:
+        first = "x" * (COLUMNS - 6)
+        assert shown(f"{first} name: long-word") == [first, "  name: long-word"]
+
+    def test_counts_what_is_seen(self) -> None:
+        fits = "y" * (COLUMNS - 4) + f" {terminal.paint('end', 'red')}"
+        with open_terminal():
+            painted = f"{'y' * (COLUMNS - 4)} {terminal.paint('end', 'red')}"
+            assert terminal.folded(painted) == painted
+        assert shown(fits) == [fits]
+        wide = "\N{CJK UNIFIED IDEOGRAPH-4E00}" * ((COLUMNS - 3) // 2)
+        with open_terminal():
+            assert terminal.folded(f"{wide} ab") == f"{wide} ab"
+            assert terminal.folded(f"{wide} abcd") == f"{wide}\n  abcd"
+
+    def test_leaves_words_and_spaces_as_they_are(self) -> None:
+        word = "z" * (2 * COLUMNS)
+        with open_terminal():
+            for text in ("", "   ", "a  b ", word, f"  {word}", "a\tb\nc"):
+                assert terminal.folded(text) == text
+
+    def test_is_one_line_where_no_terminal_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = "word " * 100
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        assert terminal.folded(text) == text
+        with open_terminal() as tty:
+            assert terminal.folded(text) != text
+            tty.hang_up()
+            assert terminal.folded(text).split() == text.split()
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (999, "999 B"), (34816, "34.8 kB"), (5e6, "5.0 MB"), (2.5e12, "2500.0 GB")],
@@ -181,8 +230,8 @@ def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[s
 
 
 class TestSteps:
-    def feed(self, failed: bool) -> terminal.Steps:
-        view = terminal.Steps()
+    def feed(self, failed: bool) -> steps.Steps:
+        view = steps.Steps()
         view.begin("Get it")
         view.line("getting", "getting")
         view.begin("Look at it")
@@ -218,7 +267,7 @@ class TestSteps:
 
     def test_on_a_terminal_one_line_shows_where_it_is(self) -> None:
         with open_terminal() as tty:
-            view = terminal.Steps()
+            view = steps.Steps()
             view.begin("Make it")
             assert tty.look().text == "    0.0 s  Make it"
             view.line("\t#5 one", "\tone")
@@ -230,7 +279,7 @@ class TestSteps:
 
     def test_on_a_terminal_time_goes_by(self) -> None:
         with open_terminal() as tty:
-            view = terminal.Steps()
+            view = steps.Steps()
             view.begin("Wait")
             time.sleep(0.15)
             view.tick()
@@ -238,18 +287,34 @@ class TestSteps:
 
     def test_without_a_title_nothing_is_drawn(self) -> None:
         with open_terminal() as tty:
-            view = terminal.Steps()
+            view = steps.Steps()
             view.tick()
             view.end(failed=False)
             assert tty.look().text == ""
 
     def test_what_went_well_is_no_part_of_a_failure(self) -> None:
-        view = terminal.Steps()
+        view = steps.Steps()
         view.begin("Make it")
         view.line("good", "good")
         view.forget()
         view.line("bad", "bad")
         assert view.printed == ["bad"]
+
+
+class TestPatience:
+    def test_something_long_is_shown_with_its_time_until_it_is_done(self) -> None:
+        with open_terminal() as tty:
+            with steps.patience("Check it") as tick:
+                assert tty.look().last == "    0.0 s  Check it"
+                time.sleep(0.25)
+                tick()
+                assert re.fullmatch(r" +0\.[2-9] s  Check it", tty.look().last)
+            assert tty.look().text == ""
+
+    def test_elsewhere_nothing_is_said(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with steps.patience("Check it") as tick:
+            tick()
+        assert capfd.readouterr() == ("", "")
 
 
 def bar(done: int, total: int) -> re.Pattern[str]:

@@ -27,6 +27,7 @@ class Typist:
 
     def __init__(self, *args: str, cwd: Path | None = None) -> None:
         self._terminal, other_end = pty.openpty()
+        termios.tcsetwinsize(other_end, (24, 200))  # wide, so that no line is folded
         self.text = ""
         self._child = subprocess.Popen(
             [sys.executable, "-m", "caliban", *args],

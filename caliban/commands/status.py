@@ -209,15 +209,24 @@ def lines(view: View, store: HistoryStore, now: datetime.datetime | None) -> Ite
     """What is printed; see job_lines.render for `now`."""
     from caliban.commands import job_lines
 
-    args = view.args
-    metric = (args.sort or "").removeprefix("-")
-    if args.json:
+    if view.args.json:
         numbers = _cause_numbers(view)
         found = _full(store, [job.uid for job in view.jobs])
         yield from _json(job_lines.as_json(job, numbers.get(job.id)) for job in found)
-        return
-    if not view.total:
-        return
+    elif view.total:
+        yield from map(terminal.folded, _page(view, store, now))
+        # Commands stay in one piece, to be copied.
+        if told := list(job_lines.ways_on(view.unsent)):
+            yield ""
+            yield from told
+
+
+def _page(view: View, store: HistoryStore, now: datetime.datetime | None) -> Iterator[str]:
+    """The jobs, and what made some fail, for people."""
+    from caliban.commands import job_lines
+
+    args = view.args
+    metric = (args.sort or "").removeprefix("-")
     if view.is_sum:
         examples = {each.container_spec_id: each.uid for each in view.tallies}
         yield f"xgroup {terminal.paint(args.xgroup, 'bold')}:"
@@ -230,14 +239,11 @@ def lines(view: View, store: HistoryStore, now: datetime.datetime | None) -> Ite
         heading = ""
         if args.xgroup is None:
             limit = _NEWEST if args.max_jobs is None else args.max_jobs
-            title = f"most recent {limit} jobs" if limit else "all jobs"
+            title = f"most recent {job_lines.numbered(limit, 'job')}" if limit else "all jobs"
             heading = f"{title} for user {view.user}:"
         jobs = _full(store, [job.uid for job in view.jobs])
         yield from job_lines.render(jobs, heading, _cause_numbers(view), metric, now)
     if told := list(job_lines.failures(view.causes, view.jobs)):
-        yield ""
-        yield from told
-    if told := list(job_lines.ways_on(view.unsent)):
         yield ""
         yield from told
 

@@ -178,7 +178,7 @@ def _listed(jobs: Sequence[Job], what: str = "stopped") -> Iterator[str]:
         repeats = list(of_experiment)
         yield job_lines.command(repeats[0])
         for job in repeats:
-            yield f"    {job_lines.line(job)}"
+            yield terminal.folded(f"    {job_lines.line(job)}")
     if jobs:
         yield ""
 
@@ -308,7 +308,8 @@ class _Stopping:
 def _say(job: Job, said: str) -> None:
     from caliban.commands import job_lines
 
-    terminal.result(f"stopping job: {job_lines.line(job).removeprefix('job ')} - {said}")
+    text = f"stopping job: {job_lines.line(job).removeprefix('job ')} - {said}"
+    terminal.result(terminal.folded(text))
 
 
 def _remark(total: int, left: int, lost: int) -> str:

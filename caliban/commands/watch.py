@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +24,6 @@ _PAUSE_THERE = 5.0
 # Of a terminal: another screen and back, to its first line, and what lies behind is wiped.
 _ENTER, _LEAVE = "\033[?1049h", "\033[?1049l"
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\033[H", "\033[K", "\033[J"
-
-_COLOUR = re.compile(r"\033\[[\d;]*m")
 
 # Shows a view as it is at a time; without one, it says nothing that changes by itself.
 Lines = Callable[["View", datetime.datetime | None], Iterable[str]]
@@ -116,8 +113,7 @@ def _fitting(lines: Iterable[str]) -> Iterator[str]:
     room = size.lines - 2  # for the count, and for the cursor
     rest = 0
     for line in (part for each in lines for part in each.split("\n")):
-        length = len(_COLOUR.sub("", line))
-        room -= 1 + max(length - 1, 0) // size.columns
+        room -= 1 + max(terminal.width(line) - 1, 0) // size.columns
         if rest or room < 0:
             rest += 1
         else:

@@ -491,3 +491,17 @@ class TestFiles:
         ended = inline("cluster", "job", "submit_file", "--namespace", "speech", "job.yaml")
         assert ended.returncode == 2
         assert "is for the namespace 'vision', and --namespace names 'speech'" in ended.stderr
+
+
+def test_the_files_of_jobs_go_to_a_bucket_on_gke_only(project: Path, inline: Inline) -> None:
+    output = ("--output", "gs://my-bucket/runs", "trainer.train")
+    ended = inline(*CPU, *GKE, "--xgroup", "night", *output)
+    assert ended.returncode == 0, ended.stderr
+    [job] = jobs(ended.stdout)
+    assert "only-dir=runs/night/JOB,uid=1000,gid=1000" in str(job)
+    ended = inline(*CPU, *output)
+    assert ended.returncode == 2
+    assert "--output gs://my-bucket/runs: only clusters of GKE have buckets" in ended.stderr
+    for more in (("--export", "job.yaml"), ("--xgroup", "a b")):
+        ended = inline(*CPU, *GKE, *more, *output)
+        assert ended.returncode == 2 and "bucket" in ended.stderr

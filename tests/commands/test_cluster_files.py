@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from caliban.commands.cluster import manifest_files
+from caliban.commands.cluster.job import submit_file
 from caliban.errors import UsageError
+from caliban.model.experiment import Experiment
+from caliban.model.job import JobRequest
+from caliban.platform.kubernetes import manifest, needs, particulars
+from caliban.platform.kubernetes.connection import Connection
+from caliban.platform.kubernetes.options import Options
+from caliban.platform.kubernetes.place import Place
+from tests.platform.test_kubernetes_needs import Answers
 
 # Text that some reader of YAML takes for a number, a truth value, a date or nothing at all.
 ODD = (
@@ -34,6 +45,48 @@ def job(*args: Any, name: str = "trainer-0123456789abcdef") -> dict[str, Any]:
             "template": {"metadata": {"labels": dict(labels)}, "spec": {"containers": [container]}},
         },
     }
+
+
+def full() -> dict[str, Any]:
+    """A job that has something of all that is looked into."""
+    found = job("--a")
+    found["metadata"]["annotations"] = {"a": "b"}
+    expression = {"key": "gpu", "operator": "In", "values": ["t4"]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+    secret = {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    pod = found["spec"]["template"]["spec"]
+    pod |= {
+        "serviceAccountName": "trainer",
+        "nodeSelector": {"a": "b"},
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
+        "imagePullSecrets": [{"name": "s"}],
+        "volumes": [{"persistentVolumeClaim": {"claimName": "c"}}, {"csi": {"driver": "d"}}],
+    }
+    pod["containers"][0] |= {
+        "env": [{"name": "A", **secret}],
+        "envFrom": [{"secretRef": {"name": "s"}}],
+        "resources": {"limits": {"nvidia.com/gpu": 1}, "requests": {"cpu": "1"}},
+    }
+    return found
+
+
+def parts(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all that there is in a value."""
+    yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from parts(value[key], (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], by: object) -> Any:
+    """The same value with something else at the end of a way."""
+    if not path:
+        return by
+    found = inner = copy.deepcopy(value)
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = by
+    return found
 
 
 class TestExport:
@@ -106,7 +159,18 @@ class TestReading:
             ({"metadata": "a"}, "neither a name nor a generateName"),
             ({"spec": {}}, "it has no containers"),
             ({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}, "has no image"),
-            ({"spec": {"template": {"spec": {"containers": ["a"]}}}}, "has no image"),
+            (
+                {"spec": {"template": {"spec": {"containers": ["a"]}}}},
+                "expected an object at spec.template.spec.containers[0], found 'a'",
+            ),
+            (
+                {"metadata": {"name": "a", "labels": ["b"]}},
+                "expected an object at metadata.labels, found ['b']",
+            ),
+            (
+                {"spec": {"template": {"spec": {"volumes": 3, "containers": [{"image": "a"}]}}}},
+                "expected a list at spec.template.spec.volumes, found 3",
+            ),
             ({"spec": job(1)["spec"]}, "aren't a list of texts"),
         ],
     )
@@ -120,6 +184,27 @@ class TestReading:
         assert second.startswith(f"{path}, document 2: ") and wrong in second
         assert third == f"{path}, document 3: expected a Job, found no object at all"
         assert "kubectl create -f" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "odd", [None, 3, "x", "", [], {}, [1], [None], {"a": 1}, True], ids=repr
+    )
+    def test_whatever_stands_in_a_job_it_is_refused_or_can_be_planned(
+        self, tmp_path: Path, odd: object
+    ) -> None:
+        for path in parts(full()):
+            file = self.write(tmp_path, json.dumps(replaced(full(), path, odd)), "job.json")
+            try:
+                [body] = manifest_files.read(file)
+            except UsageError:
+                continue
+            described = submit_file.Described(tmp_path, body)
+            options = Options("tank/team", name=described.stem, manifest=described.rest)
+            request = JobRequest("0" * 16, Experiment(described.args, {}), "", "g", 0, {})
+            submission = manifest.plan(replace(request, settings=options.to_json()))
+            assert json.dumps([submission.payload, described.spec])
+            assert particulars.of(submission).machine["namespace"] == "team"
+            connection = cast(Connection, Answers({}, 403))
+            needs.check(connection, Place("tank", "team"), submission.payload["body"])
 
     def test_a_date_is_text_that_lacks_quotes(self, tmp_path: Path) -> None:
         text = yaml.safe_dump(job()).replace("team: vision", "since: 2026-11-21")

@@ -66,6 +66,21 @@ def test_who_may_only_look_is_told_before_the_build(
     assert "cannot create resource" in ended.stderr and "Build" not in ended.stderr
 
 
+def test_a_bucket_needs_a_driver_which_is_told_to_who_may_see_that(
+    cloud: GoogleCloud, cluster: kubernetes_cluster.Cluster, sweep: Path, inline: Inline
+) -> None:
+    given = ("--namespace", cluster.namespace, "--output", "gs://my-bucket/runs", "trainer.job")
+    with real_cluster.lent(cloud, cluster, TANK, role="cluster-admin"):
+        ended = inline(*SUBMIT, *given)
+    assert ended.returncode == 2 and "Build" not in ended.stderr
+    assert "the cluster gke:fish/us-central1-a/tank has no driver of buckets" in ended.stderr
+    assert "gcloud container clusters update tank --project fish" in ended.stderr
+    with real_cluster.lent(cloud, cluster, TANK, role="edit"):
+        ended = inline(*SUBMIT, "--image_tag", cluster.image, *given)
+    assert ended.returncode == 0, ended.stderr
+    assert "You may not see whether the driver of buckets" in ended.stderr
+
+
 def test_a_project_without_clusters_is_told_how_one_is_made(
     cloud: GoogleCloud, sweep: Path, inline: Inline
 ) -> None:

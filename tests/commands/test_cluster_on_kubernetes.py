@@ -17,8 +17,9 @@ import yaml
 from tests.commands.conftest import wait_for
 from tests.commands.kubernetes import Namespace
 from tests.commands.test_cluster_files import ODD
-from tests.conftest import Inline, do_without
+from tests.conftest import Inline
 from tests.docker_registry import DockerRegistry
+from tests.parts import do_without
 from tests.workshop import Workshop, docker
 
 # A little CPU for each job: those without any get next to nothing of a busy machine.
@@ -295,7 +296,8 @@ class TestLists:
     ) -> None:
         ended = inline("cluster", kind, "ls", "--namespace", "nowhere")
         assert (ended.returncode, ended.stdout) == (2, "")
-        assert "the cluster has no namespace nowhere" in ended.stderr
+        missing = f"the cluster {own_namespace.context} has no namespace 'nowhere'\nIt has: "
+        assert missing in ended.stderr
 
 
 class TestRefusals:
@@ -338,8 +340,12 @@ class TestRefusals:
         self, own_namespace: Namespace, sweep: Path, workshop: Workshop, inline: Inline
     ) -> None:
         ended = self.refused(inline, workshop, "--nogpu", "--namespace", "nowhere")
-        assert ended.returncode == 1
-        assert "nowhere" in ended.stderr
+        assert ended.returncode == 2
+        assert re.search(
+            rf"{own_namespace.context} has no namespace 'nowhere'\nIt has: .*\bdefault\b.*\.\n"
+            "Make it: kubectl .* create namespace nowhere",
+            ended.stderr,
+        )
 
     def test_a_server_that_is_away_is_told_within_seconds(
         self, own_namespace: Namespace, sweep: Path, workshop: Workshop, inline: Inline

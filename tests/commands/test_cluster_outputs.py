@@ -13,35 +13,23 @@ import yaml
 from tests.commands.kubernetes import Namespace
 from tests.commands.test_cluster_on_kubernetes import SUBMIT, status, submitted
 from tests.conftest import Inline
-
-HOSTNAME = {"key": "kubernetes.io/hostname", "operator": "Exists"}
+from tests.kubernetes_cluster import Cluster, claimed
+from tests.parts import do_without
 
 
 @pytest.fixture
-def volume(own_namespace: Namespace, tmp_path: Path) -> Iterator[Path]:
+def volume(cluster: Cluster, own_namespace: Namespace, tmp_path: Path) -> Iterator[Path]:
     """The folder of the claim `results`, which nobody but root may write to so far."""
+    if not cluster.has_local_files:
+        do_without("kubernetes", "the cluster's nodes don't have this machine's folders")
     folder = tmp_path / "volume"
     folder.mkdir(mode=0o700)
     name = own_namespace.name
-    shape: dict[str, Any] = {
-        "accessModes": ["ReadWriteOnce"],
-        "storageClassName": "",
-        "capacity": {"storage": "1Gi"},
-    }
-    spec = {
-        **shape,
-        "claimRef": {"namespace": name, "name": "results"},
-        "local": {"path": str(folder)},
-        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [HOSTNAME]}]}},
-    }
-    body = {"metadata": {"name": name}, "spec": spec}
+    body, claim = claimed(folder, name, "results")
     code, answer = own_namespace.ask("POST", "/api/v1/persistentvolumes", body)
     assert code == 201, answer
-    del shape["capacity"]
-    spec = {**shape, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}
-    body = {"metadata": {"name": "results"}, "spec": spec}
     path = own_namespace.path("persistentvolumeclaims")
-    code, answer = own_namespace.ask("POST", path, body)
+    code, answer = own_namespace.ask("POST", path, claim)
     assert code == 201, answer
     deadline = time.monotonic() + 30
     while own_namespace.ask("GET", f"{path}/results")[1]["status"].get("phase") != "Bound":

@@ -27,6 +27,7 @@ from tests.google_cloud.client import private_key, write_key
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.faults import Fault
 from tests.google_cloud.test_schema import capture
+from tests.platform.test_gke_creation import with_addon
 
 CLUSTER = Cluster("p1", "us-central1-a", "newcluster")
 ZONAL = ("cluster", "create", "--cluster_name", "newcluster", "--zone", "us-central1-a")
@@ -100,7 +101,7 @@ class TestCreate:
         assert grows in ended.stderr
         assert re.search(r"^(configuring|deploying|healthchecking) \d/\d$", ended.stderr, re.M)
         (request,) = cloud.server.calls("clusters.create")
-        assert request.body == capture("gke-cluster-zonal")
+        assert request.body == with_addon(capture("gke-cluster-zonal"))
 
     @pytest.mark.parametrize(
         ("flags", "name"),
@@ -119,7 +120,10 @@ class TestCreate:
     ) -> None:
         ended = inline("cluster", "create", "--cluster_name", "newcluster", "--dry_run", *flags)
         assert ended.returncode == 0, ended.stderr
-        assert json.loads(ended.stdout) == capture(f"gke-cluster-{name}")
+        expected = capture(f"gke-cluster-{name}")
+        assert json.loads(ended.stdout) == (
+            expected if name == "autopilot" else with_addon(expected)
+        )
         assert cloud.server.calls("clusters.create") == []
 
     def test_it_is_called_blueshift_and_is_in_your_region_unless_you_say_otherwise(

@@ -190,10 +190,14 @@ def test_a_job_that_ignores_sigterm_and_a_caliban_that_is_halted(
 class NoGpus:
     """Every GPU is somebody else's, for good."""
 
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
     def take(self, uid: str) -> None:
         return None
 
     def wait(self, uid: str) -> str:
+        self.asked.set()
         return "waiting for 1 GPU (held by job 99)"
 
     def give_back(self, uid: str) -> None: ...
@@ -216,11 +220,17 @@ def test_jobs_that_wait_for_gpus_are_stopped_without_them(capsys: Any) -> None:
         ]
         uids = [job.request.uid for job in waiting]
         backend: Any = None
-        runner = Runner(backend, store, Board(2), interruption, NoGpus())
-        timer = threading.Timer(0.3, lambda: store.cancel(uids, datetime.now(UTC)))
-        timer.start()
+        gpus = NoGpus()
+        runner = Runner(backend, store, Board(2), interruption, gpus)
+
+        def stop() -> None:
+            gpus.asked.wait(60)
+            store.cancel(uids, datetime.now(UTC))
+
+        thread = threading.Thread(target=stop)
+        thread.start()
         ended = runner.run(waiting, 2)
-        timer.join()
+        thread.join()
     assert [job.outcome.reason for job in ended] == ["stopped before it started"] * 2
     said = capsys.readouterr().err
     assert "job 2 STOPPED (stopped before it started)" in said

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import Any, Protocol
 
 from caliban import process
@@ -26,7 +27,8 @@ from tests.google_cloud.client import credentials
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.containers import Containers as Machines
 from tests.google_cloud.vertex import ENDED
-from tests.kubernetes_cluster import Cluster
+from tests.kubernetes_cluster import Cluster, claimed
+from tests.parts import do_without
 from tests.workshop import docker
 
 
@@ -47,6 +49,9 @@ class Place(Protocol):
 
     def request(self, code: str, *args: str, group: str = "") -> JobRequest:
         """A job that runs some Python, in a group of its own unless one is named."""
+
+    def outputs(self, folder: Path) -> str:
+        """Has what jobs write kept in a folder, and returns its address as --output has it."""
 
     def submit(self, submission: Submission) -> Handle:
         """Submits a job, as those do it who launch some."""
@@ -87,7 +92,12 @@ class Here:
         settings = local.Options(command=_command(code)).to_json()
         return _request(settings, self._image, args, group)
 
+    def outputs(self, folder: Path) -> str:
+        return str(folder)
+
     def submit(self, submission: Submission) -> Handle:
+        if submission.output:
+            Path(submission.output).mkdir(parents=True)
         handle = self.backend.submit(submission)
         self._handles.add(handle)
 
@@ -127,12 +137,23 @@ class OnKubernetes:
         self.backend = KubernetesBackend(os.environ)
         self.target = cluster.target
         self._image = cluster.image
+        self._cluster = cluster
         self._handles: set[Handle] = set()
+        self._volume = ""
 
     def request(self, code: str, *args: str, group: str = "") -> JobRequest:
         command = _command(code)
         options = KubernetesOptions(self.target, command=command, failure_policy=False, grace=2)
         return _request(options.to_json(), self._image, args, group)
+
+    def outputs(self, folder: Path) -> str:
+        if not self._cluster.has_local_files:
+            do_without("kubernetes", "the cluster's nodes don't have this machine's folders")
+        volume, claim = claimed(folder, self._cluster.namespace, "results")
+        self._volume = f"/api/v1/persistentvolumes/{self._cluster.namespace}"
+        self._cluster.connection.create("/api/v1/persistentvolumes", volume)
+        self._cluster.create("persistentvolumeclaims", claim)
+        return "pvc:results"
 
     def submit(self, submission: Submission) -> Handle:
         handle = self.backend.submit(submission)
@@ -148,6 +169,10 @@ class OnKubernetes:
     def close(self) -> None:
         for handle in self._handles:
             self.backend.stop(handle)
+        if self._volume:
+            claim = f"/api/v1/namespaces/{self._cluster.namespace}/persistentvolumeclaims/results"
+            for path in (claim, self._volume):
+                self._cluster.connection.delete(path, {})
 
 
 class OnVertex:
@@ -164,7 +189,8 @@ class OnVertex:
         self._image = image
         self._stack = contextlib.ExitStack()
         self.cloud = self._stack.enter_context(GoogleCloud())
-        self.cloud.vertex.run = Machines()
+        self._machines = Machines()
+        self.cloud.vertex.run = self._machines
         speed = self._SPEED
         clock = Clock(lambda: time.monotonic() * speed, lambda wait: time.sleep(wait / speed))
         session = Session(credentials(self.cloud), clock)
@@ -174,6 +200,10 @@ class OnVertex:
     def request(self, code: str, *args: str, group: str = "") -> JobRequest:
         options = vertex_job.Options("p1", "us-central1", "n1-highcpu-32", command=_command(code))
         return _request(options.to_json(), self._image, args, group)
+
+    def outputs(self, folder: Path) -> str:
+        self._machines.buckets = folder
+        return "gs://my-bucket/runs"
 
     def submit(self, submission: Submission) -> Handle:
         return self.backend.submit(submission)

@@ -7,16 +7,25 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from caliban.model.job import Handle, Outcome, Status
+from caliban.platform import outputs
 from tests.platform.places import Here, OnKubernetes, OnVertex, Place, remote
 
 PLATFORMS = ("local", "kubernetes", "vertex")
 
 # An engine may say of a job that takes no time that it has ended before it has started.
 SAY = "import sys, time; print(*sys.argv[1:]); time.sleep(0.5)"
+KEEP = """\
+import os, pathlib, sys
+folder = pathlib.Path(os.environ["CALIBAN_OUTPUT"])
+folder.mkdir(parents=True, exist_ok=True)  # a bucket has no folders until something is in them
+(folder / "kept").write_text(sys.argv[1])
+"""
 SLEEP = "import time; print('begun'); time.sleep(600)"
 
 Open = Callable[[], Place]
@@ -141,6 +150,28 @@ def test_a_log_is_followed_to_the_end_of_the_job(place: Place) -> None:
     assert outcome.status is Status.SUCCEEDED
     # They have come while it ran, and not all of them at its end.
     assert outcome.finished is not None and pieces[0][0] < outcome.finished
+
+
+def test_what_a_job_writes_is_kept_where_its_output_says_and_nowhere_else(
+    place: Place, tmp_path: Path
+) -> None:
+    url = place.outputs(tmp_path)
+    handles, kept = [], {}
+    for number, word in enumerate(("one", "two"), 1):
+        request = place.request(KEEP, word, group="Night/1")
+        address = outputs.address(url, "Night/1", number, request.uid)
+        planned = place.backend.plan(replace(request, output=address))
+        assert planned.output == address
+        handles.append(place.submit(planned))
+        kept[address.rpartition("/")[2]] = word
+    for handle in handles:
+        outcome = ended(place, handle)
+        assert outcome.status is Status.SUCCEEDED, outcome
+    found = [each for each in tmp_path.rglob("*") if each.is_file()]
+    assert {each.parent.name: each.read_text() for each in found} == kept
+    assert {each.parent.parent.name for each in found} == {"Night_1"}
+    # A job without has no such variable, and writes nothing.
+    assert ended(place, run(place, KEEP, "three")).status is Status.FAILED
 
 
 def test_a_job_is_stopped_however_often_that_is_said(place: Place) -> None:

@@ -23,6 +23,13 @@ def sent(location: str, zones: tuple[str, ...], channel: str = "REGULAR") -> dic
     return creation.standard(Wishes(cluster, channel, zones, creation.limits(QUOTAS)))
 
 
+def with_addon(request: dict[str, Any]) -> dict[str, Any]:
+    """A request of gcloud's with the driver of buckets, which it was not asked for."""
+    found = copy.deepcopy(request)
+    found["cluster"]["addonsConfig"] = {"gcsFuseCsiDriverConfig": {"enabled": True}}
+    return found
+
+
 @pytest.mark.parametrize(
     ("name", "location", "zones"),
     [
@@ -34,7 +41,7 @@ def sent(location: str, zones: tuple[str, ...], channel: str = "REGULAR") -> dic
 def test_gcloud_sends_the_same_for_a_standard_cluster(
     name: str, location: str, zones: tuple[str, ...]
 ) -> None:
-    assert sent(location, zones) == capture(f"gke-cluster-{name}")
+    assert sent(location, zones) == with_addon(capture(f"gke-cluster-{name}"))
 
 
 def test_gcloud_sends_the_same_for_an_autopilot_cluster() -> None:
@@ -43,7 +50,7 @@ def test_gcloud_sends_the_same_for_an_autopilot_cluster() -> None:
 
 
 def test_what_differs_from_the_shortest_command_of_gcloud_is_what_caliban_promises() -> None:
-    expected = copy.deepcopy(capture("gke-cluster-standard-autoprovisioning"))
+    expected = with_addon(capture("gke-cluster-standard-autoprovisioning"))
     cluster = expected["cluster"]
     # Nodes for jobs in any zone of the region: gcloud's are in those of the first nodes only.
     cluster["autoscaling"]["autoprovisioningLocations"] = [*ZONES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import http.server
 import subprocess
 import sys
@@ -219,23 +220,43 @@ class TestAsking:
     def test_somebody_else_who_answers_is_no_cluster_that_has_lost_its_jobs(
         self, backend: KubernetesBackend, tmp_path: Path, body: str
     ) -> None:
-        class Portal(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-            target = elsewhere(tmp_path / "portal", server.server_port)
+        with portal(tmp_path, body) as target:
             handle = Handle("kubernetes", target, "x-0123456789abcdef")
             found = backend.status([handle])[handle]
-            server.shutdown()
         assert found.status is Status.UNKNOWN
         assert "the cluster c answers something that isn't" in found.reason
+
+    @pytest.mark.parametrize("body", ["{}", "<p>Log in</p>"])
+    def test_somebody_else_who_says_yes_has_made_no_job(
+        self, backend: KubernetesBackend, tmp_path: Path, body: str
+    ) -> None:
+        with (
+            portal(tmp_path, body) as target,
+            pytest.raises(UnknownOutcomeError, match="the cluster c answers something that isn't"),
+        ):
+            backend.submit(plan(backend, target, "g"))
+
+
+@contextlib.contextmanager
+def portal(folder: Path, body: str) -> Iterator[str]:
+    """A target at somebody who gives the same answer to everything."""
+
+    class Portal(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET  # noqa: N815 - the server's name
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield elsewhere(folder / "portal", server.server_port)
+        server.shutdown()
 
 
 def elsewhere(file: Path, port: int) -> str:

@@ -296,7 +296,8 @@ class TestOptions:
             ({"memory": 9, "memory_limit": 8}, "need 9 MB and be ended at 8 MB"),
             ({"env_secrets": ("My_Key",)}, "'My_Key' can't be the name of a Secret"),
             ({"queue": "a b"}, "'a b' can't be the name of a queue"),
-            ({"service_account": "x@y"}, "can't be the name of a service account"),
+            ({"service_account": "X"}, "'X' can't be the name of a service account"),
+            ({"service_account": "x@y"}, "'x@y' is an account of Google's"),
             ({"pull_policy": "Sometimes"}, "'Sometimes'"),
             ({"environment": (("A=B", "1"),)}, "'A=B'"),
         ],
@@ -382,7 +383,10 @@ class TestAManifestOfTheUser:
             "annotations": {"caliban/group": "night"},
         }
         assert found["spec"].keys() == {"parallelism", "template"}
-        assert found["spec"]["template"]["metadata"]["labels"] == marks
+        template = found["spec"]["template"]
+        assert template["metadata"]["labels"] == marks
+        worker = {"kubectl.kubernetes.io/default-container": "main"}
+        assert template["metadata"]["annotations"] == {"caliban/group": "night", **worker}
         (main,) = found["spec"]["template"]["spec"]["containers"]
         assert main == {"name": "main", "image": "theirs:1", "args": ["$(X)", "--a"]}
         assert "status" not in found

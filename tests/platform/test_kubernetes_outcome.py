@@ -16,6 +16,7 @@ from caliban.platform.kubernetes.outcome import (
     outcome,
     waits_for_pod,
     waits_for_volume,
+    worker,
 )
 
 START, END = "2026-11-21T10:00:00Z", "2026-11-21T10:00:05Z"
@@ -140,6 +141,16 @@ class TestAnOpenJob:
         failed = pod("Failed", exited(3))
         assert outcome(job(backoffLimit=1), [failed]) == again
         assert outcome(job(backoffLimit=1), [failed, failed]).status is Status.RUNNING
+
+    def test_is_judged_by_its_own_container_though_the_cluster_puts_others_before_it(self) -> None:
+        found = pod(
+            "Failed", exited(3), spec={"containers": [{"name": "proxy"}, {"name": "caliban"}]}
+        )
+        found["status"]["containerStatuses"].insert(0, {"name": "proxy", "state": exited(0)})
+        found["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "caliban"}
+        assert outcome(job(FAILED), [found]).exit_code == 3
+        found["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "gone"}
+        assert worker(found) == "proxy"
 
     def test_is_judged_by_its_newest_pod(self) -> None:
         old, new = pod("Failed", exited(3), name="z"), pod("Pending", name="a")

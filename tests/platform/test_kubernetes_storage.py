@@ -48,6 +48,8 @@ class TestTheFlag:
             ("pvc:results", "pvc:results"),
             ("pvc:results/", "pvc:results"),
             ("pvc:my.results-2/a b/ü//", "pvc:my.results-2/a b/ü"),
+            ("gs://my-bucket", "gs://my-bucket"),
+            ("gs://my.bucket_2/runs/ü/", "gs://my.bucket_2/runs/ü"),
         ],
     )
     def test_names_a_claim_and_a_folder_in_it(self, text: str | None, folder: str) -> None:
@@ -56,9 +58,11 @@ class TestTheFlag:
     @pytest.mark.parametrize(
         "text",
         [
-            *("", "results", "/results", "gs://bucket/path", "PVC:results", "pvc:", "pvc:/path"),
+            *("", "results", "/results", "s3://bucket/path", "PVC:results", "pvc:", "pvc:/path"),
             *("pvc:Results", "pvc:a_b", "pvc:../b", "pvc:-"),
             *("pvc:results/..", "pvc:results/a/../../b", "pvc:results/./a", "pvc:results//a"),
+            *("gs://", "gs:///path", "gs://B", "gs://a/b", "gs://bucket/..", "gs://bucket//a"),
+            *("gs://bucket/a b", "gs://bucket/a,ro", "gs://bucket/" + "x" * 600),
             *("pvc:results/a\nb", "pvc:results/\udcff", "pvc:results/" + "x" * 600),
         ],
     )
@@ -87,9 +91,32 @@ class TestTheJob:
         as_root = pod("pvc:results/g/1-012345", root=True)["securityContext"]
         assert "fsGroup" not in as_root
 
+    def test_sees_its_own_directory_of_a_bucket_by_the_driver_of_gke(self) -> None:
+        address = outputs.address("gs://my-bucket/runs", "night", 61, UID)
+        job = body(address, service_account="trainer")
+        template = job["spec"]["template"]
+        assert template["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+        (volume,) = [each for each in template["spec"]["volumes"] if each["name"] == "output"]
+        options = "only-dir=runs/night/61-012345,uid=1000,gid=1000"
+        attributes = {"bucketName": "my-bucket", "mountOptions": options}
+        driver = "gcsfuse.csi.storage.gke.io"
+        assert volume["csi"] == {"driver": driver, "volumeAttributes": attributes}
+        (container,) = template["spec"]["containers"]
+        assert {"name": "output", "mountPath": "/output"} in container["volumeMounts"]
+        assert storage.mounts_bucket(job) and list(storage.claims(job)) == []
+        as_root = pod(address, root=True)["volumes"][-1]["csi"]["volumeAttributes"]
+        assert as_root["mountOptions"] == "only-dir=runs/night/61-012345"
+
+    @pytest.mark.parametrize("group", ["a,ro", "a b", "a\tb"])
+    def test_cannot_have_a_directory_of_a_bucket_whose_name_would_be_more(self, group: str) -> None:
+        with pytest.raises(UsageError, match="can't be a folder of a bucket"):
+            body(outputs.address("gs://my-bucket/runs", group, 61, UID))
+
     def test_is_as_ever_without(self) -> None:
         found = pod("")
         assert all("persistentVolumeClaim" not in each for each in found["volumes"])
+        assert "gke-gcsfuse/volumes" not in body("")["spec"]["template"]["metadata"]["annotations"]
+        assert not storage.mounts_bucket(body(""))
         assert "fsGroupChangePolicy" not in found["securityContext"]
         assert "CALIBAN_OUTPUT" not in [each["name"] for each in found["containers"][0]["env"]]
 

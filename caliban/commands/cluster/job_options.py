@@ -80,9 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        metavar="pvc:CLAIM[/PATH]",
+        metavar="PLACE",
         help="Keep what each job writes into the directory that $CALIBAN_OUTPUT names inside the "
-        "container, in a PersistentVolumeClaim of the namespace, as PATH/GROUP/JOB.",
+        "container, as PATH/GROUP/JOB in a PersistentVolumeClaim of the namespace, pvc:CLAIM/PATH, "
+        "or in a bucket of Cloud Storage, gs://BUCKET/PATH, on GKE.",
     )
     parser.add_argument("--queue", metavar="NAME", help="Queue of Kueue that the jobs wait in.")
     parser.add_argument(

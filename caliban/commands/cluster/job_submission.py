@@ -16,7 +16,7 @@ from caliban.commands.cluster import job_options, manifest_files
 from caliban.docker.engine import Engine
 from caliban.errors import UsageError
 from caliban.platform import outputs
-from caliban.platform.kubernetes import manifest, storage
+from caliban.platform.kubernetes import manifest
 from caliban.platform.kubernetes.backend import KubernetesBackend
 from caliban.platform.kubernetes.place import NAME
 
@@ -108,6 +108,7 @@ class JobSubmission:
           options: how the jobs are run.
 
         Raises:
+          UsageError: something that the jobs name isn't there.
           PlatformError: the cluster refuses such jobs, or can't be reached.
         """
         plan = self._wishes.choice.plan
@@ -115,12 +116,9 @@ class JobSubmission:
         request = next(self._requests(options, image), None)
         if request is None:
             return
-        for claim in self._backend.check(self._backend.plan(request)):
-            if self._wishes.experiments.count > 1 and not storage.is_shared(claim):
-                terminal.note(
-                    f"The PersistentVolumeClaim '{claim['metadata']['name']}' is on one node at a "
-                    f"time ({', '.join(storage.accesses(claim))}): jobs on others wait for it."
-                )
+        submission = self._backend.plan(request)
+        for note in self._backend.check(submission, self._wishes.experiments.count):
+            terminal.note(note)
 
     def _requests(self, options: Options, image: JobImage) -> Iterator[JobRequest]:
         """The jobs without the history, which alone gives them numbers."""

@@ -196,6 +196,8 @@ def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
     is_gke = place is None or place_choice.is_known_as_gke(place)
     accelerators = job_options.accelerators(args, is_gke, problems)
     output = problems.attempt(lambda: storage.understand(args.output), "")
+    if storage.is_bucket(output):
+        problems.attempt(lambda: _check_bucket(args, is_gke), None)
     problems.attempt(lambda: _check_words(args), None)
     wishes = None
     if choice and experiments and publication:
@@ -212,6 +214,21 @@ def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
     job_options.tell(args)
     tracking_choice.tell_unreachable(wishes.tracking, has_proxy=True)
     return wishes
+
+
+def _check_bucket(args: argparse.Namespace, is_gke: bool) -> None:
+    """Sees to it that jobs can write to a bucket."""
+    if not is_gke:
+        raise UsageError(
+            f"--output {args.output}: only clusters of GKE have buckets for jobs to write to",
+            "Name the cluster by --cluster_name if it is one; any other has volumes: pvc:CLAIM.",
+        )
+    if args.export:
+        raise UsageError(
+            f"--output {args.output} and --export: each time that a file is submitted, its job "
+            "would write to the same folder of the bucket",
+            "Leave out one of them, or write to a volume: --output pvc:CLAIM.",
+        )
 
 
 def _check_words(args: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from caliban import flag_types, terminal
 from caliban.commands.cluster import place_choice
-from caliban.errors import UsageError
 from caliban.model.job import Outcome, Status, duration
 from caliban.model.labels import UID
 from caliban.platform.kubernetes import labels, manifest, outcome
@@ -76,11 +75,8 @@ class Namespace:
 
     def _sorted(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         # A namespace that isn't there has nothing in it, too.
-        if not found and not self._backend.has_namespace(self.target):
-            raise UsageError(
-                f"the cluster has no namespace {self.name}",
-                "'kubectl get namespaces' lists those that there are.",
-            )
+        if not found:
+            self._backend.check_namespace(self.target)
         return sorted(found, key=_age)
 
 
@@ -223,8 +219,11 @@ def show(
         ]
         for row in rows
     ]
-    for line in terminal.columns([head, *table]):
-        terminal.result(line)
+    lines = [head, *table]
+    if not any(row["reason"] for row in rows):  # mostly nothing is the matter
+        lines = [line[:-1] for line in lines]
+    for line in terminal.columns(lines):
+        terminal.result(terminal.folded(line))
 
 
 def _local(text: str) -> str:

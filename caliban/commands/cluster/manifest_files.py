@@ -18,6 +18,19 @@ SUFFIXES = (".yaml", ".yml", ".json")
 # Text that no reader of YAML takes for anything else, whichever version of YAML it reads.
 _SAFE = re.compile(r"(?!(?i:true|false|yes|no|on|off|null)$)[A-Za-z][\w./:@-]*[\w/]")
 
+# The objects and lists of a Job that are looked into; all else is the cluster's to judge.
+_EXPRESSIONS: dict[str, Any] = {"nodeSelectorTerms": [{"matchExpressions": [{"values": []}]}]}
+_NODES = {"requiredDuringSchedulingIgnoredDuringExecution": _EXPRESSIONS}
+_METADATA: dict[str, Any] = {"labels": {}, "annotations": {}}
+_POD = {
+    "nodeSelector": {},
+    "affinity": {"nodeAffinity": _NODES},
+    "imagePullSecrets": [{}],
+    "volumes": [{}],
+    "containers": [{"env": [{}], "resources": {"limits": {}, "requests": {}}}],
+}
+_SHAPE = {"metadata": _METADATA, "spec": {"template": {"metadata": _METADATA, "spec": _POD}}}
+
 
 def check_name(path: str) -> Path:
     """Sees to it that jobs can be written to a file, or read from it.
@@ -167,9 +180,11 @@ def _wrong(job: Any) -> str:
         metadata.get("name") or metadata.get("generateName"), str
     ):
         return "its metadata has neither a name nor a generateName"
+    if wrong := _misshapen(job, _SHAPE):
+        return wrong
     if not containers(job):
         return "it has no containers, at spec.template.spec.containers"
-    if any(not isinstance(each, dict) or not each.get("image") for each in containers(job)):
+    if any(not each.get("image") for each in containers(job)):
         return "a container of it has no image"
     if any(not _is_text(each.get("args")) for each in containers(job)):
         return "the args of a container of it aren't a list of texts: put numbers in quotes"
@@ -178,6 +193,20 @@ def _wrong(job: Any) -> str:
     except (TypeError, ValueError):
         return "it has a date or an infinite number, where Kubernetes has text: put it in quotes"
     return ""
+
+
+def _misshapen(value: Any, shape: Any, path: str = "") -> str:
+    """Where a value is no such object, or list of objects, as `shape` is; "" if nowhere."""
+    if isinstance(value, dict) and isinstance(shape, dict):
+        keys = [key for key in shape if value.get(key) is not None]
+        parts = [(value[key], shape[key], f"{path}.{key}") for key in keys]
+    elif isinstance(value, list) and isinstance(shape, list):
+        numbered = [(f"{path}[{number}]", each) for number, each in enumerate(value)]
+        parts = [(each, wanted, at) for wanted in shape for at, each in numbered]
+    else:
+        expected = "an object" if isinstance(shape, dict) else "a list"
+        return f"expected {expected} at {path.lstrip('.')}, found {value!r:.40}"
+    return next(filter(None, (_misshapen(*part) for part in parts)), "")
 
 
 def _is_text(args: Any) -> bool:

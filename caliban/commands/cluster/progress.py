@@ -8,6 +8,7 @@ from typing import Any
 from caliban import terminal
 from caliban.errors import CalibanError, UnknownOutcomeError
 from caliban.platform.gke.clusters import GKE, Cluster
+from caliban.steps import Steps
 
 
 def see_through(
@@ -27,7 +28,7 @@ def see_through(
       UnknownOutcomeError: Google can't be reached any more.
       KeyboardInterrupt: the user waits no longer.
     """
-    view = terminal.Steps()
+    view = Steps()
     view.begin(title)
     goes_on = f"The {what} goes on without caliban, see {cluster.console} or caliban cluster ls."
     said = ""

@@ -24,6 +24,9 @@ _MEMORY = 64
 
 _LABELS = {"created_by": "caliban"}
 
+# What lets jobs write to buckets. Autopilot clusters have it without being told.
+_ADDONS = {"gcsFuseCsiDriverConfig": {"enabled": True}}
+
 _ALL = "https://www.googleapis.com/auth/cloud-platform"
 
 # What GKE's own programs need on a node. A job has the rights of a service account of its own.
@@ -86,6 +89,7 @@ def standard(wanted: Wishes) -> dict[str, Any]:
         wanted.cluster,
         wanted.channel,
         {
+            "addonsConfig": _ADDONS,
             "autoscaling": autoscaling,
             "nodePools": [pool],
             "shieldedNodes": {"enabled": True},

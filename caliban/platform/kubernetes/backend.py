@@ -15,14 +15,13 @@ from caliban.model.labels import UID
 from caliban.platform import targets
 from caliban.platform.base import Links, Particulars, RemoteBackend
 from caliban.platform.kubernetes import (
-    claims,
     hardware,
     identity,
     labels,
     manifest,
+    needs,
     outcome,
     particulars,
-    storage,
     survey,
 )
 from caliban.platform.kubernetes.place import NAME, Place
@@ -149,19 +148,9 @@ class KubernetesBackend(RemoteBackend):
         is_gke = "-gke." in str(found.get("gitVersion", "")) or bool(Place.parse(target).gke)
         return Server((digits[0], digits[1]), is_gke)
 
-    def has_namespace(self, target: str) -> bool:
-        """Whether the namespace of a place is there, as far as the user may see that.
-
-        Raises:
-          CalibanError: the cluster can't be asked.
-        """
-        try:
-            self.get(target, f"/api/v1/namespaces/{Place.parse(target).namespace}")
-        except RefusedError as error:
-            if error.status not in (403, 404):
-                raise
-            return error.status == 403
-        return True
+    def check_namespace(self, target: str) -> None:
+        """See needs.check_namespace."""
+        needs.check_namespace(self._connection(target), Place.parse(target))
 
     def gpu_products(self, target: str, kind: str) -> tuple[str, ...]:
         """The products of a cluster's nodes that are GPUs of a type, see hardware.matching.
@@ -192,34 +181,35 @@ class KubernetesBackend(RemoteBackend):
             )
         return found
 
-    def check(self, submission: Submission) -> list[dict[str, Any]]:
+    def check(self, submission: Submission, count: int = 1) -> list[str]:
         """Has the cluster go through all that it does to make a job, but for making it.
 
+        Args:
+          submission: what `plan` returned.
+          count: how many jobs like it there are.
+
         Returns:
-          See `check_claims`.
+          See `check_needs`.
 
         Raises:
-          UsageError: see `check_claims`.
+          UsageError: see `check_needs`; or the namespace isn't there.
           RefusedError: it would not be made; the message says why.
           CalibanError: the cluster can't be asked.
         """
         connection, path = self._jobs(submission.target)
-        connection.create(path, submission.payload["body"], {"dryRun": "All"})
-        return self.check_claims(submission)
+        try:
+            connection.create(path, submission.payload["body"], {"dryRun": "All"})
+        except RefusedError as error:
+            if error.status == 404:
+                self.check_namespace(submission.target)
+            raise
+        return self.check_needs(submission, count)
 
-    def check_claims(self, submission: Submission) -> list[dict[str, Any]]:
-        """Sees to it that the claims that a job mounts are there; without, it would wait for ever.
-
-        Returns:
-          Those that the user may see.
-
-        Raises:
-          UsageError: one is not there, or can't be written to.
-          CalibanError: the cluster can't be asked.
-        """
+    def check_needs(self, submission: Submission, count: int = 1) -> list[str]:
+        """See needs.check."""
         place = Place.parse(submission.target)
-        names = storage.claims(submission.payload["body"])
-        return claims.find(self._connection(submission.target), place, names)
+        connection = self._connection(submission.target)
+        return needs.check(connection, place, submission.payload["body"], count)
 
     def submit(self, submission: Submission, is_new: bool = False) -> Handle:
         """Makes a Job. A cluster takes a name once, so it is one Job, however often it is called.

@@ -112,15 +112,22 @@ class Connection:
         """Closes what is idle of it."""
         self._http.clear()
 
-    def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def get(
+        self, path: str, params: Mapping[str, str] | None = None, accept: str = "application/json"
+    ) -> dict[str, Any]:
         """Reads something.
+
+        Args:
+          path: of it.
+          params: of the request.
+          accept: in which form.
 
         Raises:
           RefusedError: the cluster won't have it.
           UnknownOutcomeError: it can't be reached, or is out of order.
         """
         # A connection that has been idle may be closed just when it is used again.
-        return self._repeated("GET", path, params, attempts=2)
+        return self._repeated("GET", path, params, accept=accept, attempts=2)
 
     def items(
         self, path: str, params: Mapping[str, str] | None = None, accept: str = "application/json"
@@ -166,7 +173,11 @@ class Connection:
             earlier request of this very call.
           UnknownOutcomeError: nobody knows.
         """
-        return self._repeated("POST", path, params, body, attempts=_ATTEMPTS)
+        made = self._repeated("POST", path, params, body, attempts=_ATTEMPTS)
+        # Who says yes to everything is no cluster.
+        if not isinstance(made.get("metadata"), dict):
+            raise self._nonsense("something that isn't what was to be made")
+        return made
 
     def delete(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
         """Deletes an object.

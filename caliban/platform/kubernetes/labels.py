@@ -15,6 +15,9 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 # Selects all jobs that caliban has made, and their pods.
 OURS = f"{MANAGED_BY}=caliban"
 
+# The annotation of a pod that says which of its containers does the work, to kubectl as well.
+WORKER = "kubectl.kubernetes.io/default-container"
+
 # Keys that Kubernetes gives the pods of a job itself.
 _TAKEN = ("job-name", "controller-uid")
 

@@ -127,7 +127,14 @@ def _body(request: JobRequest, options: Options) -> dict[str, Any]:
     notes = {_GROUP_NOTE: request.group, _FLAGS_NOTE: json.dumps(request.experiment.flags())}
     marks = {**labels_of(request).values, labels.MANAGED_BY: "caliban"}
     template: dict[str, Any] = {
-        "metadata": {"labels": marks, "annotations": dict(notes)},
+        "metadata": {
+            "labels": marks,
+            "annotations": {
+                **notes,
+                labels.WORKER: CONTAINER,
+                **storage.notes(request.output),
+            },
+        },
         "spec": _pod(request, options),
     }
     if not options.root:
@@ -175,7 +182,7 @@ def _ending(options: Options) -> dict[str, Any]:
 def _pod(request: JobRequest, options: Options) -> dict[str, Any]:
     volumes = _volumes(options)
     if request.output:
-        volumes.append(storage.volume(request.output))
+        volumes.append(storage.volume(request.output, 0 if options.root else USER))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": options.grace,
@@ -335,6 +342,8 @@ def _adopted(request: JobRequest, options: Options) -> dict[str, Any]:
         "namespace": Place.parse(options.target).namespace,
     }
     container = template["spec"]["containers"][0]
+    if name := container.get("name"):  # else the cluster says so
+        template["metadata"]["annotations"].setdefault(labels.WORKER, str(name))
     if request.image:
         container["image"] = request.image
     container.pop("args", None)

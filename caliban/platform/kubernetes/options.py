@@ -16,6 +16,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 # https://kubernetes.io/docs/tasks/inject-data-application/define-environment-variable-container/
 _VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
 
+_ACCOUNT = "a service account"
+
 _NUMBERS = ("cpu", "memory", "memory_limit", "gpus", "tpus", "max_retries", "ttl", "timeout")
 
 
@@ -112,7 +114,7 @@ class Options:
             )
         for kind, names in (
             ("a Secret", (*self.env_secrets, *self.pull_secrets)),
-            ("a service account", (self.service_account,)),
+            (_ACCOUNT, (self.service_account,)),
             ("a queue", (self.queue,)),
         ):
             for name in filter(None, names):
@@ -141,6 +143,11 @@ def check_name(kind: str, name: str) -> None:
     Raises:
       UsageError: it can't.
     """
+    if kind == _ACCOUNT and "@" in name:
+        raise UsageError(
+            f"'{name}' is an account of Google's, and jobs run as a service account of a namespace",
+            "On GKE, such a one can be given the rights of a Google account: it is named here.",
+        )
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"'{name}' can't be the name of {kind}",

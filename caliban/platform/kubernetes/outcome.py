@@ -10,7 +10,7 @@ from typing import Any
 
 from caliban.model import exit_codes
 from caliban.model.job import Outcome, Status
-from caliban.platform.kubernetes import waiting
+from caliban.platform.kubernetes import labels, waiting
 from caliban.platform.kubernetes.manifest import QUEUE
 
 # Why a pod was ended from outside, by Kubernetes' names for it.
@@ -30,6 +30,10 @@ _POD_REASONS = {
     "Terminated": "its node was shut down",
     "Preempting": "a job that matters more took its place",
 }
+
+# The volumes that a node may have to wait for.
+_MAY_LACK = {"persistentVolumeClaim", "csi"}
+
 _TIME_LIMIT = "it ran longer than its time limit"
 
 _EXIT = re.compile(r"failed with exit code (\d+)")
@@ -100,9 +104,9 @@ def waits_for_pod(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> 
 
 
 def waits_for_volume(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has a node, and may wait there for a volume of a claim."""
+    """Whether a pod has a node, and may wait there for a volume of a claim or a bucket."""
     spec = pod.get("spec") or {}
-    has_claim = any("persistentVolumeClaim" in each for each in spec.get("volumes") or ())
+    has_claim = any(each.keys() & _MAY_LACK for each in spec.get("volumes") or ())
     return has_claim and bool(spec.get("nodeName")) and of_pod(pod) == Outcome(Status.SUBMITTED)
 
 
@@ -216,9 +220,13 @@ def _container(pod: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def worker(pod: Mapping[str, Any]) -> str:
-    """The name of the container that does a pod's work: the first."""
-    name: str = pod["spec"]["containers"][0]["name"]
-    return name
+    """The name of the container that does a pod's work: the one that is said, or the first.
+
+    A cluster may put others before it: a proxy of its network, or what mounts a bucket.
+    """
+    names: list[str] = [each["name"] for each in pod["spec"]["containers"]]
+    said = (pod.get("metadata", {}).get("annotations") or {}).get(labels.WORKER)
+    return said if said in names else names[0]
 
 
 def _condition(thing: Mapping[str, Any], kinds: Sequence[str]) -> Mapping[str, Any] | None:

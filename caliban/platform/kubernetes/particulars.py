@@ -29,7 +29,7 @@ def of(submission: Submission) -> Particulars:
     if account := pod.get("serviceAccountName"):
         machine["service account"] = str(account)
     variables = {
-        str(each["name"]) for container in containers for each in container.get("env") or ()
+        str(each.get("name", "")) for container in containers for each in container.get("env") or ()
     }
     return Particulars(
         image=str(containers[0]["image"]),
@@ -61,7 +61,7 @@ def _affinity(pod: Mapping[str, Any]) -> dict[str, str]:
         value = value.get(key) if isinstance(value, Mapping) else None
     terms = value.get("nodeSelectorTerms") if isinstance(value, Mapping) else None
     return {
-        str(each["key"]): " or ".join(map(str, each["values"]))
+        str(each.get("key", "")): " or ".join(map(str, each.get("values") or ()))
         for term in terms or ()
         for each in term.get("matchExpressions") or ()
         if each.get("operator") == "In"

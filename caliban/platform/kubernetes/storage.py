@@ -1,10 +1,12 @@
-"""Where jobs on a cluster write: each to a directory of a PersistentVolumeClaim (pure).
+"""Where jobs on a cluster write: each to a directory of a claim, or of a bucket on GKE (pure).
 
-Reference: https://kubernetes.io/docs/concepts/storage/persistent-volumes/
+References: https://kubernetes.io/docs/concepts/storage/persistent-volumes/ and, of buckets,
+https://cloud.google.com/kubernetes-engine/docs/how-to/cloud-storage-fuse-csi-driver-ephemeral
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ from caliban.errors import UsageError
 from caliban.model.image import OUTPUT
 from caliban.platform.kubernetes.options import check_name
 
-_SCHEME = "pvc:"
+_CLAIMS = "pvc:"
 
 # What the volume is called in a pod.
 _NAME = "output"
@@ -20,8 +22,18 @@ _NAME = "output"
 # Paths have at most 4096 bytes; what follows are the group, the job and its own files.
 _LONGEST = 600
 
-_EXAMPLE = "It looks like pvc:results or pvc:results/some/path."
-_BUCKET = "To a bucket, the job itself writes: on GKE, --service_account gives it the right."
+_EXAMPLE = "It looks like pvc:results or pvc:results/some/path; on GKE, like gs://bucket/some/path."
+
+_BUCKETS = "gs://"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+
+# What makes a directory of a bucket a volume on GKE: a driver, and the annotation of a pod by which
+# it gets a container beside it that does the work.
+BUCKET_DRIVER = "gcsfuse.csi.storage.gke.io"
+_BUCKET_NOTE = {"gke-gcsfuse/volumes": "true"}
+
+# The options of such a volume are one text, in which this ends one.
+_ENDS_OPTION = re.compile(r"[\s,]")
 
 # The accesses with which a job may write to a claim, and the one with which jobs on several nodes.
 _SHARED = "ReadWriteMany"
@@ -36,21 +48,26 @@ def understand(text: str | None) -> str:
     """The folder that --output names, without a slash at its end; "" for none.
 
     Args:
-      text: "pvc:CLAIM" or "pvc:CLAIM/PATH".
+      text: "pvc:CLAIM" or "pvc:CLAIM/PATH", or "gs://BUCKET" or "gs://BUCKET/PATH".
 
     Raises:
-      UsageError: it is something else, or not in the claim.
+      UsageError: it is something else, or not in the claim or bucket.
     """
     if text is None:
         return ""
     found = text.rstrip("/")
-    claim, path = split(found)
-    if not found.startswith(_SCHEME) or not claim:
+    name, path = _split(found)
+    if is_bucket(found):
+        if not _BUCKET.fullmatch(name):
+            raise UsageError(f"--output {text}: '{name}' can't be the name of a bucket", _EXAMPLE)
+        _options_path(path)
+    elif found.startswith(_CLAIMS) and name:
+        check_name("a PersistentVolumeClaim", name)
+    else:
         raise UsageError(
             f"--output {text}: jobs on a cluster write to a PersistentVolumeClaim, and not there",
-            f"{_EXAMPLE}\n{_BUCKET}" if text.startswith("gs://") else _EXAMPLE,
+            _EXAMPLE,
         )
-    check_name("a PersistentVolumeClaim", claim)
     if path and {"", ".", ".."} & set(path.split("/")):
         raise UsageError(f"--output {text}: the name of a folder can't be empty, . or ..", _EXAMPLE)
     if not path.isprintable():
@@ -63,18 +80,58 @@ def understand(text: str | None) -> str:
     return found
 
 
-def split(address: str) -> tuple[str, str]:
-    """The claim that an address names, and where in it."""
-    claim, _, path = address.removeprefix(_SCHEME).partition("/")
-    return claim, path
+def is_bucket(address: str) -> bool:
+    """Whether an address is in a bucket, which only clusters of GKE can mount."""
+    return address.startswith(_BUCKETS)
 
 
-def volume(address: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _split(address: str) -> tuple[str, str]:
+    """The claim or bucket that an address names, and where in it."""
+    scheme = _BUCKETS if is_bucket(address) else _CLAIMS
+    name, _, path = address.removeprefix(scheme).partition("/")
+    return name, path
+
+
+def _options_path(path: str) -> str:
+    """A path that is an option of a volume.
+
+    Raises:
+      UsageError: it can't be one.
+    """
+    if _ENDS_OPTION.search(path):
+        raise UsageError(
+            f"'{path}' can't be a folder of a bucket that jobs write to: there is a comma or a "
+            "space in it",
+            "It is made of the path that --output names, and of the name of the experiment group.",
+        )
+    return path
+
+
+def notes(address: str) -> dict[str, str]:
+    """The annotations of a pod that has the volume of an address."""
+    return dict(_BUCKET_NOTE) if is_bucket(address) else {}
+
+
+def volume(address: str, owner: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The volume of a job that writes to an address, and where its container sees it.
 
-    The node makes the directory, and the job sees nothing else of the claim.
+    The directory is made by the node, and the job sees nothing else of the claim or bucket.
+
+    Args:
+      address: of the job's own directory.
+      owner: user and group that the job is; 0 for root.
+
+    Raises:
+      UsageError: there can't be such a volume.
     """
-    claim, path = split(address)
+    claim, path = _split(address)
+    if is_bucket(address):
+        options = [f"only-dir={_options_path(path)}"]
+        if owner:
+            options += [f"uid={owner}", f"gid={owner}"]
+        attributes = {"bucketName": claim, "mountOptions": ",".join(options)}
+        bucket = {"driver": BUCKET_DRIVER, "volumeAttributes": attributes}
+        return {"name": _NAME, "csi": bucket}, [{"name": _NAME, "mountPath": OUTPUT}]
     source = {"name": _NAME, "persistentVolumeClaim": {"claimName": claim}}
     return source, [{"name": _NAME, "mountPath": OUTPUT, "subPath": path}]
 
@@ -98,10 +155,22 @@ def named_by_job(body: dict[str, Any]) -> None:
 
 def claims(body: Mapping[str, Any]) -> Iterator[str]:
     """The names of the claims that the pod of a Job mounts."""
-    for each in body["spec"]["template"]["spec"].get("volumes") or ():
-        source = each.get("persistentVolumeClaim") if isinstance(each, Mapping) else None
-        if isinstance(source, Mapping) and isinstance(name := source.get("claimName"), str):
+    for source in _sources(body, "persistentVolumeClaim"):
+        if isinstance(name := source.get("claimName"), str):
             yield name
+
+
+def mounts_bucket(body: Mapping[str, Any]) -> bool:
+    """Whether the pod of a Job has a volume that is a bucket."""
+    return any(source.get("driver") == BUCKET_DRIVER for source in _sources(body, "csi"))
+
+
+def _sources(body: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:
+    """What the volumes of a Job's pod are made of, those of a kind."""
+    for each in body["spec"]["template"]["spec"].get("volumes") or ():
+        source = each.get(kind) if isinstance(each, Mapping) else None
+        if isinstance(source, Mapping):
+            yield source
 
 
 def check(claim: Mapping[str, Any]) -> None:

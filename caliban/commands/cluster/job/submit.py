@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "1xL4, or 1xT4 without an L4, on GKE, and elsewhere 1 GPU of any type,"
     )
     job_options.add_arguments(parser)
-    flags.add_remote_arguments(parser, "caliban cluster job submit")
+    flags.add_remote_arguments(parser, "caliban cluster job submit", "caliban-USER")
     parser.add_argument(
         "--export",
         metavar="FILE",

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class _Described:
+class Described:
     """A job that a file describes.
 
     Attributes:
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     from caliban.docker.engine import Engine
 
     problems = Problems()
-    described: list[_Described] = []
+    described: list[Described] = []
     for name in args.job_file:
         described += problems.attempt(functools.partial(_read, name, args.namespace), [])
     settings = problems.attempt(lambda: config.load(Path.cwd()), config.Config())
@@ -130,13 +130,13 @@ def run(args: argparse.Namespace) -> int:
         return _submit(described, place, args.xgroup, backends, record)
 
 
-def _read(name: str, namespace: str | None) -> list[_Described]:
+def _read(name: str, namespace: str | None) -> list[Described]:
     """The jobs that a file describes, which are for a namespace if one is named.
 
     Raises:
       UsageError: it can't be read, or a job of it is for another namespace.
     """
-    found = [_Described(Path(name).expanduser(), job) for job in manifest_files.read(name)]
+    found = [Described(Path(name).expanduser(), job) for job in manifest_files.read(name)]
     for each in found:
         if namespace and each.namespace not in ("", namespace):
             raise UsageError(
@@ -147,7 +147,7 @@ def _read(name: str, namespace: str | None) -> list[_Described]:
     return found
 
 
-def _request(each: _Described, place: Place, index: int, group: str) -> JobRequest:
+def _request(each: Described, place: Place, index: int, group: str) -> JobRequest:
     """A new job of what a file describes."""
     from caliban import launch
     from caliban.model.experiment import Experiment
@@ -162,7 +162,7 @@ def _request(each: _Described, place: Place, index: int, group: str) -> JobReque
     return JobRequest(launch.new_uid(), experiment, image, group, index, options.to_json())
 
 
-def _print_jobs(described: Sequence[_Described], place: Place, group: str) -> int:
+def _print_jobs(described: Sequence[Described], place: Place, group: str) -> int:
     from caliban import launch
     from caliban.platform.kubernetes import manifest
 
@@ -174,7 +174,7 @@ def _print_jobs(described: Sequence[_Described], place: Place, group: str) -> in
 
 
 def _submit(
-    described: Sequence[_Described],
+    described: Sequence[Described],
     place: Place,
     group: str | None,
     backends: Backends,
@@ -189,11 +189,13 @@ def _submit(
     backend = backends.of(NAME)
     assert isinstance(backend, KubernetesBackend)
     # Jobs that differ in their arguments only are experiments of one sweep.
-    sweeps: dict[str, list[_Described]] = {}
+    sweeps: dict[str, list[Described]] = {}
     for each in described:
         sweeps.setdefault(json.dumps(each.spec), []).append(each)
-    for first, *_ in sweeps.values():
-        backend.check(backend.plan(_request(first, place, 0, group or first.stem)))
+    for first, *others in sweeps.values():
+        submission = backend.plan(_request(first, place, 0, group or first.stem))
+        for note in backend.check(submission, 1 + len(others)):
+            terminal.note(note)
     user = flags.user_name()
     pending = dispatch.Pending([], [])
     with launch.open_history() as store, record:
