@@ -81,6 +81,12 @@ class RefusedError(PlatformError):
 class UnknownOutcomeError(PlatformError):
     """No answer came, or none that says so: the request may have been carried out."""
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the platform itself has said that it couldn't: the request has ended, then."""
+        # Only its own errors have a name. Others, of a proxy for one, may come while it works on.
+        return self.reason == "UNAVAILABLE"
+
 
 class Problems:
     """Collects usage errors, so that the user sees all of them at once."""
@@ -107,6 +113,6 @@ class Problems:
         if self._found:
             lines = [f"{len(self._found)} problems:"]
             for error in self._found:
-                message = error.message.replace("\n", "\n  ")
-                lines += [f"- {message}", *([f"  {error.hint}"] if error.hint else [])]
+                told = "\n".join(filter(None, (error.message, error.hint)))
+                lines.append("- " + told.replace("\n", "\n  "))
             raise UsageError("\n".join(lines))

@@ -46,6 +46,13 @@ def test_errors_become_a_message_and_an_exit_code(
     assert capfd.readouterr() == ("", text)
 
 
+def test_a_name_that_no_file_can_have_is_the_users(capfd: pytest.CaptureFixture[str]) -> None:
+    assert guarded("caliban", lambda: Path("x" * 100_000).exists()) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("caliban: error: no file can have so long a name: xxx")
+    assert len(said) < 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_ask_for_an_end_end_it_in_order(
     capfd: pytest.CaptureFixture[str], number: signal.Signals

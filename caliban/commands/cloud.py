@@ -43,11 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine_type",
         metavar="TYPE",
-        help="Type of the machine of each job (default: the usual one for its GPUs or TPUs; "
-        "n1-highcpu-32 in CPU mode).",
+        help="Type of the machine of each job, as in n1-standard-16: one of a2, a3, a4, c2, e2, "
+        "g2, g4, m1, n1 or n2; all of them are listed if there is none of that name (default: the "
+        "usual one for its GPUs or TPUs; n1-highcpu-32 in CPU mode).",
     )
     flags.add_accelerator_arguments(parser, "the machine's own, or 1xL4, or 1xT4 without an L4")
-    flags.add_remote_arguments(parser, "caliban cloud")
+    flags.add_remote_arguments(parser, "caliban cloud", "caliban_USER")
     _add_vertex_arguments(parser)
     flags.add_code_arguments(parser, is_optional=True)
 

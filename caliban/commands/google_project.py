@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from caliban.config import Config
 
 # Ids are parts of addresses that an access token is sent to.
-_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9-]+")
-_REGION = re.compile("[a-z0-9-]+")
+_PROJECT = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}:)?[a-z0-9][a-z0-9-]{0,62}")
+_REGION = re.compile("[a-z][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True)

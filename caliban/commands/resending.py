@@ -58,7 +58,7 @@ def resubmit(
     platforms = list(dict.fromkeys(job.submission.platform for job in jobs))
     for platform in platforms:
         backends.of(platform)  # whom it doesn't let in should know before anything is built
-    _check_claims(backends, jobs)
+    sending.check_needs(backends, jobs)
     jobs, built = _rebuilt(backends, jobs, plans, images)
     code = 0
     for platform in platforms:
@@ -69,18 +69,6 @@ def resubmit(
         launch_record.keep_elsewhere(record, store, backend, pending.jobs, known, built)
         code = max(code, sending.see_off(store, backends, platform, mine[0].group, pending))
     return code
-
-
-def _check_claims(backends: Backends, jobs: Sequence[Job]) -> None:
-    """Sees to it that the claims that jobs on clusters write to are there yet."""
-    from caliban.platform import outputs
-    from caliban.platform.kubernetes.backend import KubernetesBackend
-
-    submissions = [job.submission for job in jobs if job.submission.output]
-    for each in {(it.target, outputs.folder_of(it.output)): it for it in submissions}.values():
-        backend = backends.of(each.platform)
-        if isinstance(backend, KubernetesBackend):
-            backend.check_claims(each)
 
 
 def _rebuilt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
+import json
 import shlex
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from caliban import flags, launch, terminal
 from caliban.errors import INTERRUPTED, CalibanError
 from caliban.model.experiment_text import quoted
-from caliban.model.job import Handle, Job, Status, duration
+from caliban.model.job import Handle, Job, Status, Submission, duration
 from caliban.platform.base import RemoteBackend
 from caliban.remote.backends import Backends, is_remote, resume_command
 
@@ -97,6 +98,7 @@ def resume(
         if is_dry:
             return _list(platform, jobs)
         backend = backends.of(platform)
+        check_needs(backends, [job for job in jobs if _is_wanted(job)])
         pending = dispatch.again(backend, store, jobs)
         plans = launch_record.plans(jobs)
         launch_record.keep_elsewhere(record, store, backend, pending.jobs, plans)
@@ -107,13 +109,43 @@ def _list(platform: str, jobs: Sequence[Job]) -> int:
     """Lists the jobs that would be sent, for --dry_run."""
     from caliban.commands import relaunch
 
-    def is_wanted(job: Job) -> bool:
-        return job.outcome.status.is_final or (job.handle is None and launch.is_left(job))
-
     for job in jobs:
         launch.check_again(job, platform)
-    _tell_skipped([job for job in jobs if not is_wanted(job)])
-    return relaunch.list_jobs([job for job in jobs if is_wanted(job)], "sent")
+    _tell_skipped([job for job in jobs if not _is_wanted(job)])
+    return relaunch.list_jobs([job for job in jobs if _is_wanted(job)], "sent")
+
+
+def _is_wanted(job: Job) -> bool:
+    """Whether a job of a group that is gone on with is sent, or sent again."""
+    return job.outcome.status.is_final or (job.handle is None and launch.is_left(job))
+
+
+def check_needs(backends: Backends, jobs: Sequence[Job]) -> None:
+    """Sees to it that what recorded jobs name is there yet, before they are sent again.
+
+    Args:
+      backends: of all platforms.
+      jobs: those.
+
+    Raises:
+      UsageError: something isn't there.
+      CalibanError: a platform can't be asked.
+    """
+    from caliban.platform import outputs
+
+    # Jobs of one launch differ in their arguments only.
+    alike: dict[tuple[str, str, str], list[Submission]] = {}
+    for job in jobs:
+        each = job.submission
+        settings = json.dumps(each.payload.get("settings"), sort_keys=True)
+        key = (each.target, settings, outputs.folder_of(each.output))
+        alike.setdefault(key, []).append(each)
+    notes = [
+        backends.of(first.platform).check_needs(first, 1 + len(others))
+        for first, *others in alike.values()
+    ]
+    for note in dict.fromkeys(itertools.chain.from_iterable(notes)):
+        terminal.note(note)
 
 
 def bring_up_to_date(store: HistoryStore, backends: Backends, user: str, group: str) -> None:

@@ -130,11 +130,20 @@ def retry_after(answer: Response) -> float:
     text = answer.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    when = _moment(text)
+    if when is None:
         return 0.0
-    return max(0.0, when.timestamp() - time.time())
+    # By the clock of who answers: this machine's may be wrong.
+    now = _moment(answer.headers.get("Date", ""))
+    return max(0.0, when - (time.time() if now is None else now))
+
+
+def _moment(text: str) -> float | None:
+    """The time that a header tells, in seconds since the epoch; None if it tells none."""
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
 
 
 def why(error: Exception) -> str:

@@ -101,6 +101,22 @@ class RemoteBackend(Backend, Protocol):
           CalibanError: the target can't be asked.
         """
 
+    def check_needs(self, submission: Submission, count: int = 1) -> list[str]:
+        """Sees to it that what a job names is there, where a job would wait for it for ever.
+
+        Args:
+          submission: what `plan` returned.
+          count: how many jobs like it there are.
+
+        Returns:
+          What there is to say of it.
+
+        Raises:
+          UsageError: something isn't there.
+          CalibanError: the target can't be asked.
+        """
+        return []
+
     def submit(self, submission: Submission, is_new: bool = False) -> Handle:
         """Sends a job, unless the platform has one with its uid.
 

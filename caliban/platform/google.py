@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import warnings
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from caliban import home, process
 from caliban.errors import CalibanError, UsageError
 from caliban.platform import gcloud
-from caliban.platform.rest import LOGIN, as_it_is
+from caliban.platform.rest import LOGIN, NETWORK, as_it_is
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -126,7 +127,11 @@ def _from_file(path: Path, remedy: str) -> Access:
             credentials, project = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
                 str(path), scopes=SCOPES
             )
-    except (GoogleAuthError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except (LookupError, TypeError, AttributeError):
+        raise CredentialsError(
+            f"{path} has no credentials for Google Cloud: it is JSON of another form", remedy
+        ) from None
+    except (GoogleAuthError, ValueError, OSError) as error:
         raise CredentialsError(
             f"{path} has no credentials for Google Cloud: {_reason(error)}", remedy
         ) from None
@@ -194,20 +199,34 @@ def _tried(found: Access) -> Access:
         found.credentials.refresh(_request())  # type: ignore[no-untyped-call]
     except (TransportError, OSError) as error:
         raise CredentialsError(
-            f"Google can't be reached, to try {found.source}: {_reason(error)}",
-            "Look after this machine's network, and its proxy if it has one.",
+            f"Google can't be reached, to try {found.source}: {_reason(error)}", NETWORK
         ) from None
     except (RefreshError, GoogleAuthError, ValueError) as error:
-        raise CredentialsError(
-            f"Google doesn't accept {found.source}: {_reason(error)}", found.remedy
-        ) from None
+        if _is_of_a_stranger(error):
+            raise _not_googles(found) from None
+        reason = _reason(error)
+        remedy = _clock() if "reasonable timeframe" in reason else found.remedy
+        raise CredentialsError(f"Google doesn't accept {found.source}: {reason}", remedy) from None
     except (LookupError, TypeError, AttributeError):
-        raise CredentialsError(
-            f"{found.source} can't be tried: what was asked for a token doesn't answer as Google "
-            "does",
-            "Look after this machine's network, and its proxy if it has one.",
-        ) from None
+        raise _not_googles(found) from None
     return found
+
+
+def _is_of_a_stranger(error: Exception) -> bool:
+    """Whether it comes of an error as Google's token server has none: empty, a page, or a 5xx."""
+    said = str(error.args[0]).strip() if error.args else ""
+    return not said or said.startswith("<") or getattr(error, "retryable", False)
+
+
+def _not_googles(found: Access) -> CredentialsError:
+    what = "what was asked for a token doesn't answer as Google does"
+    return CredentialsError(f"{found.source} can't be tried: {what}", NETWORK)
+
+
+def _clock() -> str:
+    """What to do where Google takes a key's signature for one of another time."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"Set this machine's clock: it says {now:%Y-%m-%d %H:%M} UTC."
 
 
 def _request() -> Callable[..., object]:
@@ -223,5 +242,5 @@ def _request() -> Callable[..., object]:
 def _reason(error: Exception) -> str:
     """The first line of an error of google-auth's, whose other arguments may be a whole answer."""
     first = error.strerror if isinstance(error, OSError) else error.args[0] if error.args else ""
-    text = str(first or error) or type(error).__name__
+    text = str(first or error).strip() or type(error).__name__
     return text.splitlines()[0][:300].rstrip(".")

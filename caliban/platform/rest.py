@@ -28,15 +28,23 @@ _THREADS = 32
 # Seconds until there is a connection, and until there is an answer.
 _TIMEOUT = (10, 60)
 
-# How often a request that may be repeated is sent, and how long caliban obeys 429s, in seconds.
+# How often a request that may be repeated is sent, and for how many seconds: somebody waits for
+# what it reads. And for how many caliban obeys 429s.
 _ATTEMPTS = 5
+_REPEATED = 60
 _PATIENCE = 900
 
 # What to do if Google doesn't accept the credentials of most people any more.
 LOGIN = "Run: gcloud auth application-default login"
 
-# When to look whether a request has arrived of which nothing was heard: seconds, one after another.
+# What to do if Google can't be reached, or somebody else answers in its place.
+NETWORK = "Look after this machine's network, and its proxy if it has one."
+
+# When to look for something that may have been made: seconds, one after another. A request of which
+# nothing was heard may still be on its way. One that the API itself has answered has ended: what it
+# has made is there then, by https://google.aip.dev/121#strong-consistency.
 _LOOKS = (1.0, 2.0, 4.0)
+_LOOKS_AFTER_ANSWER = (0.5, 1.0)
 
 
 def endpoint(api: str, url: str, environment: Mapping[str, str]) -> str:
@@ -176,10 +184,13 @@ class Session:
         return self._repeated(lambda: self._send("DELETE", url))
 
     def _repeated(self, send: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        gives_up = self.clock.now() + _REPEATED
         for attempt in range(_ATTEMPTS - 1):
             try:
                 return send()
             except UnknownOutcomeError:
+                if self.clock.now() >= gives_up:
+                    raise
                 self.clock.sleep(_backoff(attempt))
         return send()
 
@@ -236,7 +247,7 @@ class Session:
         except OSError as error:  # all of requests' own are, and that of a missing CA bundle is
             raise UnknownOutcomeError(
                 f"no answer from {host}: {answers.why(error)}",
-                "Look after this machine's network, and its proxy if it has one.",
+                NETWORK,
             ) from None
         except exceptions.GoogleAuthError as error:
             if isinstance(error, exceptions.TransportError) or error.retryable:
@@ -249,7 +260,7 @@ class Session:
         except answers.OTHER_FORM:
             raise UnknownOutcomeError(
                 "no access token: what was asked for one doesn't answer as Google does",
-                "Look after this machine's network, and its proxy if it has one.",
+                NETWORK,
             ) from None
 
 
@@ -258,7 +269,7 @@ def once(
     find: Callable[[], T | None],
     clock: Clock,
     absent: Callable[[], None] = lambda: None,
-    attempts: int = 6,
+    attempts: int = 7,
 ) -> T:
     """Makes something exactly once, although answers get lost.
 
@@ -279,8 +290,9 @@ def once(
     for attempt in range(attempts):
         try:
             return send()
-        except UnknownOutcomeError:
-            for wait in _LOOKS:
+        except UnknownOutcomeError as error:
+            looks = _LOOKS_AFTER_ANSWER if error.is_answer else _LOOKS
+            for wait in looks:
                 clock.sleep(wait)
                 found = find()
                 if found is not None:
@@ -289,7 +301,7 @@ def once(
             if attempt == attempts - 1:
                 raise
             # To look has taken its time already.
-            clock.sleep(max(0.0, _backoff(attempt) - sum(_LOOKS)))
+            clock.sleep(max(0.0, _backoff(attempt) - sum(looks)))
     raise AssertionError("unreachable")
 
 

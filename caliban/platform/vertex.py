@@ -90,7 +90,7 @@ class VertexBackend(RemoteBackend):
 
     def seconds(self, target: str, count: int) -> float:
         """How long so many submissions to a target take at least, by Google's quota."""
-        return self.bucket(target).seconds(count)
+        return self.bucket(target).seconds(count + 1)  # until another one could follow
 
     def held_up(self) -> datetime.datetime | None:
         """Until when Google has asked to wait."""
@@ -132,8 +132,8 @@ class VertexBackend(RemoteBackend):
             return found
         # What has not arrived has not been counted either.
         handle = once(send, find, self._session.clock, absent=bucket.give_back)
-        if sent > 1 and (first := find()) and first != handle:
-            # The request that seemed lost was on its way for all that time.
+        if (sent > 1 or not is_new) and (first := find()) and first != handle:
+            # A request that seemed lost, or was of a caliban that had died, was still on its way.
             self.stop(handle)
             return first
         return handle

@@ -121,7 +121,13 @@ def _fetch_logs(store: HistoryStore, backends: Backends) -> None:
     left = output.fetch_all(store, backends, jobs, _LOGS)
     for why, number in Counter(left.values()).items():
         logs = "the log of 1 job" if number == 1 else f"the logs of {number} jobs"
-        text = f"{logs} could not be fetched: {why}" if why else f"{logs} will be fetched later"
+        text = f"{logs} could not be fetched: {why}"
+        if not why:
+            # A very long one is never done in so short a time.
+            first = next(job.id for job in jobs if left.get(job.uid) == "")
+            text = (
+                f"{logs} will be fetched later; 'caliban logs {first}' waits for the whole of one"
+            )
         terminal.note(text, "dim")
 
 

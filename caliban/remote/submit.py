@@ -150,7 +150,7 @@ class Submitter:
         if left := [job for job in jobs if not job.is_new]:
             self._run([threading.Thread(target=self._find, args=(left,), daemon=True)], left)
         if not self._is_over:
-            missing = [job for job in jobs if not self._sent.has(job)]
+            missing = self._in_order([job for job in jobs if not self._sent.has(job)])
             waiting = iter(missing)
             threads = [
                 threading.Thread(target=self._work, args=(waiting,), daemon=True)
@@ -159,6 +159,13 @@ class Submitter:
             self._run(threads, missing)
         self._sent.is_interrupted = bool(self._interruption.count)
         return self._sent
+
+    def _in_order(self, jobs: Sequence[Unsent]) -> list[Unsent]:
+        """Puts last what may have been under way when its caliban died: it may arrive by then."""
+        left = [job for job in jobs if not job.is_new]
+        new = [job for job in jobs if job.is_new]
+        number = self._backend.AT_A_TIME
+        return [*left[number:], *new, *left[:number]]
 
     def _run(self, threads: Sequence[threading.Thread], jobs: Sequence[Unsent]) -> None:
         """Lets threads ask the platform, while this one records, draws, and looks after signals."""

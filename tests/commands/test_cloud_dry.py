@@ -65,6 +65,7 @@ class TestTheMessagesOfTheGpuPage:
         assert "3 GPUs of type V100 aren't available for any machine type" in said
         assert "Try one of: 1, 2, 4, 8." in said
         assert MORE in said
+        assert "--force submits the job as it is" in said
 
     def test_a_machine_that_cannot_have_so_many(self, inline: Inline) -> None:
         words = ("--gpu_spec", "2xV100", "--machine_type", "n1-standard-96")
@@ -104,6 +105,13 @@ class TestTheMessagesOfTheGpuPage:
         words = ("--gpu_spec", "8xV100", "--machine_type", "n1-highcpu-96")
         (body,) = requests(inline, *words, "trainer.train")
         assert machine(body)["acceleratorCount"] == 8
+
+
+def test_help_names_the_families_of_machines(inline: Inline) -> None:
+    known = hardware.load()
+    families = sorted({name.partition("-")[0] for name in {*known.machines} - known.tpu_machines})
+    said = " ".join(inline("cloud", "--help").stdout.split())
+    assert f"one of {', '.join(families[:-1])} or {families[-1]};" in said
 
 
 class TestTheMode:

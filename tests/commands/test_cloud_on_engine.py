@@ -19,6 +19,8 @@ from tests.google_cloud.containers import Containers
 from tests.google_cloud.vertex import ENDED
 from tests.workshop import Workshop
 
+pytestmark = pytest.mark.takes(20)
+
 TUTORIAL = Path(__file__).parents[2] / "tutorials" / "basic"
 
 

@@ -61,7 +61,7 @@ class TestTheProject:
         assert "--project_id PROJECT" in error.value.hint
         assert "$PROJECT_ID" in error.value.hint
 
-    @pytest.mark.parametrize("name", ["a/b", "A", "a b", "p?x", "a:b:c", "p#"])
+    @pytest.mark.parametrize("name", ["a/b", "A", "a b", "p?x", "a:b:c", "p#", "-1", "p" * 64])
     def test_that_can_be_none_is_refused(self, name: str) -> None:
         with pytest.raises(UsageError, match="can't be the id of a project"):
             project(name, {}, Config())

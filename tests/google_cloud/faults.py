@@ -77,6 +77,17 @@ def first(number: int, fault: Fault) -> Plan:
     return lambda count: fault if count <= number else None
 
 
+def told(event: threading.Event, number: int, fault: Fault) -> Plan:
+    """The fault for each request; when that of this number has come, it is told."""
+
+    def plan(count: int) -> Fault:
+        if count == number:
+            event.set()
+        return fault
+
+    return plan
+
+
 @dataclass
 class _Rule:
     method: str

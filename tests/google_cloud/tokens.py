@@ -18,6 +18,7 @@ class Tokens:
       given: what all new tokens are, for a test in which somebody else accepts them, too; "" for
         the usual ones.
       answer: JSON that is answered to whoever asks for a token; None for one of Google's.
+      status: of HTTP, that `answer` has.
     """
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Tokens:
         self.issued: dict[str, str] = {}
         self.given = ""
         self.answer: Any = None
+        self.status = 200
         self._valid: set[str] = set()
         self._lock = threading.Lock()
 
@@ -49,7 +51,7 @@ class Tokens:
     def issue(self, form: str) -> tuple[int, Any]:
         """Answers a request of OAuth 2: a status of HTTP, and a body."""
         if self.answer is not None:
-            return 200, self.answer
+            return self.status, self.answer
         fields = dict(urllib.parse.parse_qsl(form))
         grant = fields.get("grant_type", "")
         if grant == "refresh_token":

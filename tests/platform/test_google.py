@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,7 @@ class TestRefusals:
         with pytest.raises(CredentialsError) as error:
             access(str(file), os.environ)
         assert error.value.message.startswith(f"{file} has no credentials for Google Cloud: ")
+        assert "attribute" not in error.value.message  # of Python's
         assert "gcloud iam service-accounts keys create" in error.value.hint
 
     def test_a_key_that_was_revoked(
@@ -184,6 +186,28 @@ class TestRefusals:
         with pytest.raises(CredentialsError, match="can't be tried") as error:
             access(write_key(ROBOT), {})
         assert "proxy" in error.value.hint
+
+    @pytest.mark.parametrize("answer", ["<html>Blocked</html>", ""])
+    def test_a_proxy_that_refuses_is_not_mistaken_for_google(
+        self, cloud: GoogleCloud, write_key: Callable[[str], str], answer: str
+    ) -> None:
+        cloud.tokens.status, cloud.tokens.answer = 403, answer
+        with pytest.raises(CredentialsError, match="can't be tried") as error:
+            access(write_key(ROBOT), {})
+        assert "proxy" in error.value.hint
+
+    def test_a_clock_that_is_wrong(
+        self, cloud: GoogleCloud, write_key: Callable[[str], str]
+    ) -> None:
+        said = (
+            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable "
+            "timeframe. Check your iat and exp values in the JWT claim."
+        )
+        cloud.tokens.status = 400
+        cloud.tokens.answer = {"error": "invalid_grant", "error_description": said}
+        with pytest.raises(CredentialsError, match="in a reasonable timeframe") as error:
+            access(write_key(ROBOT), {})
+        assert re.match(r"Set this machine's clock: it says \d{4}-\d\d-\d\d", error.value.hint)
 
     def test_a_file_that_cannot_be_read(self) -> None:
         # It is there, and may be opened, even by root.

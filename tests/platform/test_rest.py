@@ -124,6 +124,12 @@ class TestPost:
         answer.headers["Retry-After"] = text
         assert answers.retry_after(answer) == 0
 
+    def test_waits_until_a_time_by_the_clock_of_google(self) -> None:
+        answer = requests.Response()
+        answer.headers["Date"] = "Wed, 21 Oct 2015 07:28:00 GMT"
+        answer.headers["Retry-After"] = "Wed, 21 Oct 2015 07:28:30 GMT"
+        assert answers.retry_after(answer) == 30
+
     @pytest.mark.parametrize(
         "answer",
         [
@@ -205,6 +211,18 @@ class TestGet:
         with pytest.raises(UnknownOutcomeError, match="answers 503: that is what the test wants"):
             session.get(jobs)
         assert len(cloud.server.calls(LIST)) == 5
+
+    def test_that_takes_a_minute_to_fail_is_not_tried_again(
+        self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
+    ) -> None:
+        def slow(count: int) -> Fault:
+            time.sleep(60)
+            return faults.REQUEST_LOST
+
+        cloud.faults.add(LIST, slow)
+        with pytest.raises(UnknownOutcomeError):
+            session.get(jobs)
+        assert len(cloud.server.calls(LIST)) == 1
 
     def test_of_what_is_not_there_is_refused_at_once(self, session: Session, jobs: str) -> None:
         with pytest.raises(RefusedError) as error:
@@ -293,6 +311,29 @@ class TestOnce:
 
         assert once(send, lambda: next(answers), time.clock) == "late"
         assert time.slept == [1, 2, 4]
+
+    def test_looks_for_less_long_after_an_answer_of_the_api_itself(
+        self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime
+    ) -> None:
+        cloud.faults.add(CREATE, faults.first(1, faults.UNAVAILABLE))
+        once(lambda: str(session.post(jobs, JOB)["name"]), lambda: None, time.clock)
+        assert time.slept[:2] == [0.5, 1]
+        assert sum(time.slept) < 2
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault(status=500),
+            Fault(status=503, answer="a proxy's own"),
+            Fault(status=503, answer={"error": "busy"}),
+        ],
+    )
+    def test_looks_longer_after_an_error_that_may_come_while_the_request_is_under_way(
+        self, cloud: GoogleCloud, session: Session, jobs: str, time: FakeTime, fault: Fault
+    ) -> None:
+        cloud.faults.add(CREATE, faults.first(1, fault))
+        once(lambda: str(session.post(jobs, JOB)["name"]), lambda: None, time.clock)
+        assert time.slept[:3] == [1, 2, 4]
 
     def test_says_each_time_that_it_was_not_there(self, time: FakeTime) -> None:
         absent: list[bool] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import queue
 import threading
 import time as real
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.google_cloud import faults
 from tests.google_cloud.client import FakeTime, SharedTime, credentials
 from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.faults import Fault, Quota
+from tests.google_cloud.test_schema import CAPTURES
 from tests.google_cloud.vertex import Pace, failure
 
 CREATE, LIST, GET = "customJobs.create", "customJobs.list", "customJobs.get"
@@ -100,19 +103,20 @@ class TestSubmit:
         handle = backend.submit(submission(7), is_new)
         assert [job["name"].rpartition("/")[2] for job in cloud.vertex.jobs] == [handle.id]
 
+    @pytest.mark.parametrize("is_new", [True, False])
     def test_stops_the_second_job_if_the_first_comes_after_all(
-        self, cloud: GoogleCloud, backend: VertexBackend
+        self, cloud: GoogleCloud, backend: VertexBackend, is_new: bool
     ) -> None:
         planned = submission(7)
 
         def late(count: int) -> Fault | None:
-            if count == 1:
+            if count == 1 and is_new:
                 return faults.REQUEST_LOST
             cloud.vertex.add("projects/p1/locations/us-central1", planned.payload["body"])
             return None
 
         cloud.faults.add(CREATE, late)
-        handle = backend.submit(planned, is_new=True)
+        handle = backend.submit(planned, is_new)
         first, second = cloud.vertex.jobs
         assert first["name"].endswith(handle.id)
         assert first["state"] == "JOB_STATE_RUNNING"
@@ -121,6 +125,17 @@ class TestSubmit:
     def test_makes_no_second_job_of_one(self, cloud: GoogleCloud, backend: VertexBackend) -> None:
         handles = {backend.submit(submission(7)) for _ in range(3)}
         assert len(handles) == len(cloud.vertex.jobs) == 1
+
+    @pytest.mark.parametrize("file", sorted(CAPTURES.glob("vertex-*.json")), ids=lambda f: f.stem)
+    def test_goes_where_gcloud_sends_a_job(
+        self, cloud: GoogleCloud, backend: VertexBackend, file: Path
+    ) -> None:
+        submit(backend, 1)
+        captured = json.loads(file.read_text())
+        (record,) = cloud.server.records
+        assert captured["method"] == "POST"
+        assert record.method == CREATE
+        assert record.path == f"/aiplatform{captured['path']}"
 
     def test_asks_nothing_more_for_a_new_job(
         self, cloud: GoogleCloud, backend: VertexBackend
@@ -227,8 +242,9 @@ class TestSweeps:
             made = sorted(_created(job) - start for job in cloud.vertex.jobs)
         allowed = 500 * 60 / per_minute
         assert allowed * 0.95 <= made[-10] <= allowed * 1.05
-        # Whatever the rate, it takes 7 s to be sure that one has not arrived.
-        assert seconds <= allowed * 1.05 + 3 * 8
+        # Whatever the rate, what fails at the very end, once or twice, is looked for: 1.5 s each
+        # time, with a little more before the third attempt.
+        assert seconds <= allowed * 1.05 + 1.5 + 2.5
 
     def test_that_are_submitted_again_stay_the_same(self) -> None:
         with GoogleCloud(time := SharedTime(THREADS)) as cloud:
@@ -240,7 +256,7 @@ class TestSweeps:
             assert len(uids(cloud)) == len(set(uids(cloud))) == 90
 
     def test_know_how_long_they_take(self, backend: VertexBackend) -> None:
-        assert backend.bucket("p1/us-central1").seconds(500) == pytest.approx(500, abs=1)
+        assert backend.seconds("p1/us-central1", 500) == pytest.approx(500)
 
     def test_have_a_quota_in_each_region(self, backend: VertexBackend, time: FakeTime) -> None:
         start = time.now
@@ -253,10 +269,10 @@ class TestSweeps:
         self, cloud: GoogleCloud, backend: VertexBackend
     ) -> None:
         handles = submit(backend, 3)
-        backend.submit(submission(9, group="another"))
+        backend.submit(submission(9, group="another"), is_new=True)
         found = backend.find("p1/us-central1", "night")
         assert found == {f"{number:016x}": handle for number, handle in enumerate(handles)}
-        assert len(cloud.server.calls(LIST)) == 2
+        assert len(cloud.server.calls(LIST)) == 1
 
 
 class TestStatus:
@@ -342,10 +358,10 @@ class TestStatus:
     ) -> None:
         (here,), (there,) = submit(backend, 1), submit(backend, 1, "us-east1")
         monkeypatch.setattr("caliban.platform.vertex._PATIENCE", 0.5)
-        cloud.faults.add(LIST, faults.slow(2), "us-east1")
+        cloud.faults.add(LIST, faults.slow(6), "us-east1")
         before = real.monotonic()
         found = backend.status([here, there])
-        assert real.monotonic() - before < 2
+        assert real.monotonic() - before < 5
         assert found[here].status is Status.RUNNING
         assert found[there] == Outcome(Status.UNKNOWN, reason="p1/us-east1 doesn't answer")
 

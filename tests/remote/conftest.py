@@ -25,6 +25,7 @@ from tests.google_cloud.cloud import GoogleCloud
 from tests.google_cloud.fixtures import cloud as cloud
 from tests.google_cloud.fixtures import session as session
 from tests.google_cloud.fixtures import time as time
+from tests.history.recent import recent_jobs
 
 REGION = "us-central1"
 
@@ -104,7 +105,7 @@ def record(backends: Backends, store: HistoryStore, launched: Launch) -> list[Un
 
 
 def jobs_of(store: HistoryStore) -> list[Job]:
-    return store.recent_jobs(USER, 0)
+    return recent_jobs(store, USER)
 
 
 def uids(cloud: GoogleCloud) -> list[str]:
