@@ -1,7 +1,7 @@
 """What caliban costs, each figure beside a reference that is measured in the same run.
 
 Prints a table, and exits with 1 if a figure is over its bound. Needs a Docker engine for the rows
-about jobs, and takes a few minutes; 15 more with a tracking server of MLflow. Run it on a machine
+about jobs, and takes a few minutes; 4 more with a tracking server of MLflow. Run it on a machine
 that does nothing else: `make bench`. With $CALIBAN_TEST_KUBECONFIG, submitting jobs to that cluster
 is measured as well.
 """

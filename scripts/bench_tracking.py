@@ -1,217 +1,224 @@
-"""What runs of MLflow cost a sweep, while the tracking server is there and while it is not.
+"""What runs of MLflow delay a sweep, while the tracking server is there and while it is not.
 
-20 jobs of a fixed time, 4 at a time, in turn without tracking, with it, and with a server that is
-killed halfway and started again: of a script that uses MLflow itself, and of one that doesn't. Each
-job must have its run afterwards. Needs the server of `make mlflow`.
+Sweeps of 20 jobs, 4 at a time, of a script that uses MLflow itself and of one that doesn't: without
+caliban's tracking, with a server, with one that is killed halfway and started again, and with one
+that is never there. Jobs mostly sleep, so that it is known how long a sweep takes at best, and all
+sweeps run beside one another, a few seconds apart: whatever else the machine does, it does it to
+all of them. Each job must have its run afterwards. Needs the server of `make mlflow`.
+
+The reference is the same sweep whose jobs have the host's network, as tracked ones do. Where the
+script uses MLflow itself, it logs straight to the server that is there.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
-import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from measuring import Row, wall
+from measuring import Row
+
+sys.path.append(str(Path(__file__).parents[1]))  # where the tests are, whose server this is
+from tests.mlflow_server import Server
+from tests.mlflow_server import program as program
 
 JOBS = int(os.environ.get("CALIBAN_BENCH_TRACKED_JOBS", "20"))
-SECONDS = float(os.environ.get("CALIBAN_BENCH_TRACKED_SECONDS", "8"))
-ROUNDS = int(os.environ.get("CALIBAN_BENCH_ROUNDS", "3"))
+STEPS = int(os.environ.get("CALIBAN_BENCH_TRACKED_STEPS", "10"))
+ROUNDS = int(os.environ.get("CALIBAN_BENCH_TRACKED_ROUNDS", "1"))
 WORKERS = 4
+
+# How long a job has until its first step, in seconds: so it is no matter how long Python takes to
+# import MLflow on a busy machine. A step takes one second, and what MLflow takes.
+START = 20
+
+# How long a sweep takes in which nothing takes any time but the jobs' sleep, in seconds.
+IDEAL = (START + STEPS) * JOBS / WORKERS
 
 # By how much a sweep may be delayed, in percent.
 BOUND = 2
 
-# Ends after so many seconds from its container's start on, if nothing keeps it: so it is no matter
-# how long Python takes to import MLflow on a busy machine.
+# Nobody listens there.
+NOWHERE = "http://127.0.0.1:9"
+
 SCRIPT = """
 import argparse, json, os, time
 
-until = time.time() + {seconds}
+first = time.time() + {start}
 parser = argparse.ArgumentParser()
 parser.add_argument("--seed")
 parser.add_argument("--own", action="store_true")
-arguments = parser.parse_args()
-if arguments.own:
+own = parser.parse_args().own
+if own:
     import mlflow
-if arguments.own and "MLFLOW_TRACKING_URI" in os.environ:
-    with mlflow.start_run():
-        step = 0
-        while time.time() < until - 1:
-            mlflow.log_metric("loss", 1.0, step=step)
-            step += 1
-            time.sleep(0.1)
-        print("steps", step)
-time.sleep(max(0, until - time.time()))
-print("caliban:", json.dumps({{"late": time.time() - until}}))
+late = max(0, time.time() - first)
+time.sleep(max(0, first - time.time()))
+if own:
+    mlflow.start_run()
+for step in range({steps}):
+    if own:
+        mlflow.log_metric("loss", 1.0, step=step)
+    time.sleep(1)
+if own:
+    mlflow.end_run()
+print("caliban:", json.dumps({{"late": late}}))
 """
 
-_PROGRAMS = Path(__file__).parents[1] / ".mlflow" / "bin"
+
+@dataclass(frozen=True)
+class Kind:
+    """A tracking server, or none.
+
+    Attributes:
+      name: of it.
+      what: it is, in words.
+      url: of the server; "" if caliban keeps no runs.
+      server: where each job must have its run afterwards; None if there is none.
+      flags: of `docker run`, in words.
+    """
+
+    name: str
+    what: str = ""
+    url: str = ""
+    server: Server | None = None
+    flags: Sequence[str] = field(default=())
 
 
-def program() -> str | None:
-    """The program `mlflow`; None if there is none."""
-    return shutil.which("mlflow", path=f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', '')}")
+class _Sweeps:
+    """A folder in which sweeps of one kind are started."""
+
+    def __init__(self, kind: Kind, folder: Path) -> None:
+        self.kind = kind
+        self._folder = folder / kind.name
+        self._folder.mkdir()
+        # A home of its own: no launch looks after what another one has left over.
+        (folder / f"home-{kind.name}").mkdir()
+        self._environment = {**os.environ, "HOME": str(folder / f"home-{kind.name}")}
+        settings = {"mlflow_config": {"tracking_uri": kind.url}} if kind.url else {}
+        for name, content in {
+            ".calibanconfig.json": json.dumps(settings),
+            "train.py": SCRIPT.format(start=START, steps=STEPS),
+            "requirements.txt": "mlflow-skinny\n",
+            "plain.json": json.dumps({"seed": [*range(JOBS)]}),
+            "own.json": json.dumps({"seed": [*range(JOBS)], "own": True}),
+        }.items():
+            (self._folder / name).write_text(content)
+        self._caliban("build", "--nogpu", "train.py")
+
+    def run(self, script: str, group: str, delay: float) -> float:
+        """Starts a sweep after a while; returns how long it takes, in seconds."""
+        time.sleep(delay)
+        began = time.perf_counter()
+        flags = ("--experiment_config", f"{script}.json", "--jobs", str(WORKERS), *self.kind.flags)
+        self._caliban("run", "--nogpu", "--xgroup", group, *flags, "train.py")
+        return time.perf_counter() - began
+
+    def check(self, group: str) -> None:
+        """Sees to it that each job of a group has a run with all that is known of it."""
+        if self.kind.server is None:
+            return
+        # What there was no time for is no part of the sweep.
+        while "MLflow" in self._caliban("status", "--max_jobs", "1"):
+            time.sleep(1)
+        found = {
+            run.params["seed"]
+            for run in self.kind.server.runs(group)
+            if run.state == "FINISHED" and "late" in run.metrics
+        }
+        assert len(found) == JOBS, f"{len(found)} runs have been made, and not {JOBS}"
+
+    def _caliban(self, *command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "caliban", *command],
+            cwd=self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
 
 def tracking(folder: Path) -> Iterator[Row]:
     """Sweeps of jobs, each of which is a run."""
     executable = program()
     assert executable
-    project = folder / "tracked"
-    project.mkdir()
-    (project / "train.py").write_text(SCRIPT.format(seconds=SECONDS))
-    (project / "requirements.txt").write_text("mlflow-skinny\n")
-    for name, own in (("plain", False), ("own", True)):
-        (project / f"{name}.json").write_text(json.dumps({"seed": [*range(JOBS)], "own": own}))
-    caliban = [sys.executable, "-m", "caliban"]
-    with contextlib.chdir(project), _server(executable, folder) as server:
-        subprocess.run([*caliban, "build", "--nogpu", "train.py"], capture_output=True, check=True)
-        for name in ("plain", "own"):
-            experiments = ("--experiment_config", f"{name}.json", "--jobs", str(WORKERS))
-            sweep = [*caliban, "run", "--nogpu", *experiments]
-            times: dict[str, list[float]] = {"without": [], "with": [], "killed": []}
-            for number in range(ROUNDS):
-                for kind, taken in times.items():
-                    group = f"{kind}-{name}-{number}"
-                    server.configure(kind != "without")
-                    killing = threading.Thread(target=server.bounce)
-                    if kind == "killed":
-                        killing.start()
-                    taken.append(wall([*sweep, "--xgroup", group, "train.py"]))
-                    if kind == "killed":
-                        killing.join()
-                        server.wait()
-                    _send_all(caliban)
-                    if kind != "without":
-                        found = server.runs(group)
-                        assert found == JOBS, f"{found} runs have been made, and not {JOBS}"
-            bare = statistics.median(times["without"])
-            who = "that log themselves" if name == "own" else "that don't know of MLflow"
-            for kind, what in (("with", "a server"), ("killed", "one that is killed halfway")):
-                ours = statistics.median(times[kind])
-                yield Row(f"{JOBS} jobs {who}, {what}", f"{ours:.2f} s",
-                          f"without MLflow: {bare:.2f} s", (ours / bare - 1) * 100, BOUND,
-                          "%")  # fmt: skip
-
-
-def _send_all(caliban: Sequence[str]) -> None:
-    """Has caliban send what it had no time for, which is no part of the sweep."""
-    while "MLflow" in (
-        subprocess.run([*caliban, "status"], capture_output=True, text=True, check=True).stderr
-    ):
-        time.sleep(1)
-
-
-class _Server:
-    """A tracking server that may be killed and started again."""
-
-    def __init__(self, executable: str, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self._url = f"http://127.0.0.1:{self._port}"
-        self._log = folder / "mlflow.log"
-        self._command = [
-            *(executable, "server", "--host", "127.0.0.1", "--port", str(self._port)),
-            *("--workers", "1", "--artifacts-destination", str(folder / "artifacts")),
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name in ("there", "bounced"):
+            (folder / name).mkdir()
+            servers.append(Server(executable, folder / name))
+            stack.callback(servers[-1].kill)
+        there, bounced = servers
+        # Who logs straight to the server has to be told of it.
+        by_hand = f"--network host --env MLFLOW_TRACKING_URI={there.url}"
+        kinds = [
+            Kind("reference", flags=("--docker_run_args", by_hand)),
+            Kind("server", "a server", there.url, there),
+            Kind("killed", "one that is killed halfway", bounced.url, bounced),
+            Kind("nowhere", "one that is never there", NOWHERE),
         ]
-        self._environment = {
-            **os.environ,
-            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        self._process: subprocess.Popen[bytes] | None = None
+        sweeps = [_Sweeps(kind, folder) for kind in kinds]
+        delays: dict[tuple[str, str], list[float]] = {}
+        taken: dict[tuple[str, str], list[float]] = {}
+        for number in range(ROUNDS):
+            times = _round(sweeps, number, bounced)
+            for (name, script), seconds in times.items():
+                bare = times["reference", script]
+                taken.setdefault((name, script), []).append(seconds)
+                delays.setdefault((name, script), []).append((seconds / bare - 1) * 100)
+        for script, who in (("plain", "that don't know of MLflow"), ("own", "that log themselves")):
+            bare = statistics.median(taken["reference", script])
+            for kind in kinds[1:]:
+                ours = statistics.median(taken[kind.name, script])
+                yield Row(f"{JOBS} jobs {who}, {kind.what}", f"{ours:.1f} s",
+                          f"untracked: {bare:.1f} s, at best: {IDEAL:.0f} s",
+                          statistics.median(delays[kind.name, script]), BOUND, "%")  # fmt: skip
 
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+
+def _round(sweeps: Sequence[_Sweeps], number: int, bounced: Server) -> dict[tuple[str, str], float]:
+    """How long each sweep takes, by kind and script, while all of them run."""
+    order = [(each, script) for each in sweeps for script in ("plain", "own")]
+    if number % 2:
+        order.reverse()
+    # As far apart as possible, again with each of their jobs.
+    apart = (START + STEPS) / len(order)
+    with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
+        running = {
+            (each.kind.name, script): pool.submit(
+                each.run, script, f"{each.kind.name}-{script}-{number}", at * apart
             )
-
-    def wait(self) -> None:
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self._url}/health"):
-                return
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def bounce(self) -> None:
-        """Kills it halfway through a sweep, and starts it again a job's time later."""
-        time.sleep(SECONDS * JOBS / WORKERS / 2)
-        self.kill()
-        time.sleep(SECONDS)
-        self.start()
-
-    def configure(self, is_tracked: bool) -> None:
-        """Has the jobs of the current directory tracked, or not."""
-        settings = {"mlflow_config": {"tracking_uri": self._url}} if is_tracked else {}
-        Path(".calibanconfig.json").write_text(json.dumps(settings))
-
-    def runs(self, group: str) -> int:
-        """How many have ended as they should, with all that is known of them."""
-        found = self._ask(f"experiments/get-by-name?experiment_name={group}")
-        content = {"experiment_ids": [found["experiment"]["experiment_id"]], "max_results": 1000}
-        runs = self._ask("runs/search", json.dumps(content).encode())["runs"]
-        return len(
-            {
-                param["value"]
-                for run in runs
-                if run["info"]["status"] == "FINISHED"
-                and any(each["key"] == "late" for each in run["data"]["metrics"])
-                for param in run["data"]["params"]
-                if param["key"] == "seed"
-            }
-        )
-
-    def _ask(self, method: str, content: bytes | None = None) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self._url}/api/2.0/mlflow/{method}", content, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-
-
-@contextlib.contextmanager
-def _server(executable: str, folder: Path) -> Iterator[_Server]:
-    server = _Server(executable, folder)
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.kill()
+            for at, (each, script) in enumerate(order)
+        }
+        time.sleep((IDEAL + START + STEPS) / 2)  # halfway, for those in the middle
+        bounced.kill()
+        time.sleep(START + STEPS)
+        bounced.start()
+        times = {name: sweep.result() for name, sweep in running.items()}
+    bounced.wait()
+    for each, script in order:
+        each.check(f"{each.kind.name}-{script}-{number}")
+    return times
 
 
 def main() -> int:
     """Measures it alone."""
     with tempfile.TemporaryDirectory(prefix="caliban-bench-") as name:
-        os.environ["HOME"] = name
         rows = []
+        print("load", *os.getloadavg(), flush=True)
         for row in tracking(Path(name)):
             print("  ".join(row.cells()), flush=True)
             rows.append(row)
+        print("load", *os.getloadavg())
     return 0 if all(row.holds for row in rows) else 1
 
 

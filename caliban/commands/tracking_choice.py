@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 
 from caliban import config, terminal
 from caliban.errors import CalibanError
-from caliban.model import tracking
 from caliban.model.job import Job
 from caliban.platform.local import Options
-from caliban.tracking import outbox, place
-from caliban.tracking.place import Place
 
 if TYPE_CHECKING:
     from caliban.commands.image_choice import ImageChoice
     from caliban.history.store import HistoryStore
     from caliban.platform.base import RemoteBackend
     from caliban.remote.submit import Unsent
+    from caliban.tracking.place import Place
 
 # How long somebody waits who has asked for something else, in seconds.
 _PATIENCE = 15.0
@@ -32,6 +30,10 @@ def choose(settings: config.Config, directory: Path) -> Place | None:
     Raises:
       UsageError: the project's configuration names no such place.
     """
+    if settings.mlflow is None:
+        return None
+    from caliban.tracking import place
+
     return place.find(settings.mlflow, directory, os.environ)
 
 
@@ -66,10 +68,12 @@ def here(options: Options, where: Place | None) -> Options:
     """
     if where is None:
         return options
+    from caliban.model import tracking
+
     ours = (tracking.URI, tracking.EXPERIMENT, tracking.NAME, tracking.ID, tracking.CONTEXT)
     logins = [name for name in tracking.CREDENTIALS if name in os.environ]
     environment: dict[str, str | None] = dict.fromkeys((*ours, tracking.QUIET, *logins))
-    environment |= dict(options.environment)
+    environment |= {**_telemetry(), **dict(options.environment)}
     # Their own network would not lead them to a server that only this machine reaches.
     network = "host" if where.is_on_loopback or not where.is_server else ""
     return replace(options, environment=tuple(environment.items()), network=network)
@@ -87,6 +91,8 @@ def elsewhere(
     """
     if where is None:
         return ()
+    from caliban.model import tracking
+
     url = where.url
     if where.instance and has_proxy:
         from caliban.platform.kubernetes.manifest import CLOUD_SQL_PORT
@@ -94,7 +100,14 @@ def elsewhere(
         url = f"postgresql://{where.user}@127.0.0.1:{CLOUD_SQL_PORT}/{where.database}"
     elif where.is_on_loopback:
         return ()
-    return ((tracking.URI, url), (tracking.EXPERIMENT, group))
+    return ((tracking.URI, url), (tracking.EXPERIMENT, group), *_telemetry().items())
+
+
+def _telemetry() -> dict[str, str]:
+    """Without telemetry of MLflow's, unless the user has said something else."""
+    from caliban.model import tracking
+
+    return {tracking.NO_TELEMETRY: os.environ.get(tracking.NO_TELEMETRY, "true")}
 
 
 def tell_unreachable(where: Place | None, has_proxy: bool = False) -> None:
@@ -116,6 +129,8 @@ def expect(store: HistoryStore, uids: Sequence[str], where: Place | None = None)
     """
     jobs = store.jobs(uids[:1])
     if where := where or of_jobs(jobs):
+        from caliban.tracking import outbox
+
         outbox.expect(outbox.Entry(uid, where, jobs[0].group) for uid in uids)
 
 
@@ -128,7 +143,8 @@ def with_runs(backend: RemoteBackend, jobs: Sequence[Unsent]) -> list[Unsent]:
       backend: of the platform that they are sent to.
       jobs: that are noted already, see `expect`.
     """
-    from caliban.tracking import ahead
+    from caliban.model import tracking
+    from caliban.tracking import ahead, outbox
 
     entries = []
     for job in jobs:

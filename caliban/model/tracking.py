@@ -29,6 +29,10 @@ CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_T
 CONTEXT = "MLFLOW_RUN_CONTEXT"
 UID, RUN_NAME = "caliban.uid", "mlflow.runName"
 
+# Keeps MLflow from sending telemetry. Its thread for that changes the environment while a request
+# reads it, which ends a job now and then.
+NO_TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
+
 # Keeps MLflow from printing addresses of a relay, which lead nowhere later.
 QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 

@@ -160,7 +160,7 @@ def was_never_wanted(entry: Entry, job: Job) -> bool:
 
 
 def tell_refused(refused: Sequence[str]) -> None:
-    """Says what the server didn't take of what jobs have said themselves."""
+    """Says what could not be kept, or the server didn't take, of what jobs have said themselves."""
     if refused:
         entries = "1 entry" if len(refused) == 1 else f"{len(refused)} entries"
         terminal.warn(f"{entries} that jobs logged while MLflow was away are lost: {refused[0]}")

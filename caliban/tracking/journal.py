@@ -199,7 +199,7 @@ class Journal:
         with self._lock:
             home.directory(*self._file.parent.relative_to(home.path()).parts)
             if size > SMALL and shutil.disk_usage(self._file.parent).free < size + _FREE:
-                raise OSError(errno.ENOSPC, "the disk is too full to keep it until then")
+                raise OSError(errno.ENOSPC, "the disk is too full")
             self._file.touch(mode=0o600)
             with self._file.open("r+b") as file:
                 end = file.seek(0, 2)

@@ -36,15 +36,16 @@ class Entry:
     port: int = 0
 
 
-# Whoever starts a job and whoever makes its run may have something to say of it at once.
+# Several threads may have something to say of a job at once.
 _telling = threading.Lock()
 
 
 def expect(entries: Iterable[Entry]) -> None:
     """Takes note of jobs; of those that are known already, what is known stays."""
     for entry in entries:
-        if not _file(entry.uid).exists():
-            _write(entry)
+        with _telling:
+            if not _file(entry.uid).exists():
+                _write(entry)
 
 
 def tell(uid: str, run_id: str, port: int = 0) -> None:
@@ -56,8 +57,8 @@ def tell(uid: str, run_id: str, port: int = 0) -> None:
 
 def forget(uid: str) -> None:
     """Takes no more note of a job."""
-    _file(uid).unlink(missing_ok=True)
-    _journal_file(uid).unlink(missing_ok=True)
+    for file in (_file(uid), _journal_file(uid), _lock_file(uid)):
+        file.unlink(missing_ok=True)
 
 
 def journal(uid: str) -> Journal:
@@ -88,14 +89,18 @@ def entries() -> list[Entry]:
 @contextlib.contextmanager
 def holding(entry: Entry) -> Iterator[bool]:
     """Yields whether an entry is still to be sent, while nobody else does."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(_file(entry.uid), "r+b"))
-        except FileNotFoundError:
+    file, lock = _file(entry.uid), _lock_file(entry.uid)
+    if not file.exists():
+        yield False
+        return
+    # A file of its own, as the other one is replaced whenever something becomes known of the job.
+    with lock.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not file.exists():
+            lock.unlink(missing_ok=True)  # whoever had it has sent it
             yield False
             return
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield _file(entry.uid).exists()
+        yield True
 
 
 @contextlib.contextmanager
@@ -128,3 +133,7 @@ def _file(uid: str) -> Path:
 
 def _journal_file(uid: str) -> Path:
     return _folder() / f"{uid}.requests"
+
+
+def _lock_file(uid: str) -> Path:
+    return _folder() / f"{uid}.lock"

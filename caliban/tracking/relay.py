@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
 import requests
 
 from caliban.errors import CalibanError
 from caliban.model import tracking
+from caliban.tracking import connections
 from caliban.tracking.journal import SMALL, Request
 from caliban.tracking.line import Line
 
@@ -50,7 +52,12 @@ _TICK = 0.05
 
 
 class Relay:
-    """Answers jobs of this machine, each at an address of its own."""
+    """Answers jobs of this machine, each at an address of its own.
+
+    Attributes:
+      port: where it does.
+      lost: what could not be kept, in words.
+    """
 
     def __init__(
         self, url: str, environment: Mapping[str, str], notice: Callable[[], None], port: int = 0
@@ -66,13 +73,14 @@ class Relay:
         self._url = url
         self._login = _login(environment)
         self._notice = notice
+        self.lost: list[str] = []
         self._lines: dict[str, Line] = {}
         self._rests_until = 0.0
         handler = type("Handler", (_Handler,), {"relay": self})
         try:
-            self._server = _Server((_LOCAL, port), handler)
+            self._server = connections.Server((_LOCAL, port), handler)
         except OSError:
-            self._server = _Server((_LOCAL, 0), handler)
+            self._server = connections.Server((_LOCAL, 0), handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_TICK,), daemon=True
@@ -148,12 +156,31 @@ class Relay:
             }
             return Answer.of(HTTPStatus.SERVICE_UNAVAILABLE, message)
         if request.verb != "GET":
-            try:
-                line.journal.write(request)
-            except (OSError, CalibanError) as error:
-                return Answer.of(HTTPStatus.INSUFFICIENT_STORAGE, {"message": str(error)})
-            self._notice()
+            self._keep(line, request)
         return Answer.of(HTTPStatus.OK, known)
+
+    def _keep(self, line: Line, request: Request) -> None:
+        """Keeps what a job has said; if that can't be, the job goes on all the same."""
+        try:
+            line.journal.write(request)
+        except (OSError, CalibanError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.message
+            what = PurePosixPath(request.file).name or request.method
+            self.lost.append(f"'{what}' could not be kept: {why}")
+        else:
+            self._notice()
+
+    def session(self) -> requests.Session:
+        """A connection to the server, by the proxy and the certificates that the environment names.
+
+        They are looked up once, as each request would take as long again for that. Logins of
+        ~/.netrc are not: a job has its own.
+        """
+        found = requests.Session()
+        settings = found.merge_environment_settings(self._url, {}, None, None, None)
+        found.proxies, found.verify = settings["proxies"], settings["verify"]
+        found.trust_env = False
+        return found
 
     def _is_theirs(self, headers: Mapping[str, str]) -> bool:
         """Whether who asks may have written under the user's name what is then kept."""
@@ -237,24 +264,18 @@ def _passed_on(line: Line, request: Request, response: requests.Response) -> Ans
     return Answer(response.status_code, headers, [content], len(content))
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        """A job that is killed in the middle of a request is nothing to tell."""
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
     relay: Relay
+    server: connections.Server
+    timeout = connections.SILENCE
     protocol_version = "HTTP/1.1"
-    # An answer is written in two pieces: together they would wait for one another.
+    # An answer is sent in one piece, if it is small. Large ones don't wait for their last one.
+    wbufsize = -1
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
-        self._session = requests.Session()
-        self._session.auth = _nobody  # not from ~/.netrc: the job has its own
+        self._session = self.relay.session()
 
     def finish(self) -> None:
         self._session.close()
@@ -263,6 +284,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _respond(self) -> None:
         uid, _, path = self.path.removeprefix("/").partition("/")
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.server.answering(self.connection))
             try:
                 content = self._content(stack, uid)
             except ValueError as error:
@@ -350,7 +372,3 @@ def _login(environment: Mapping[str, str]) -> str:
     if user:
         return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
     return f"Bearer {token}" if token else ""
-
-
-def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request

@@ -38,6 +38,9 @@ _AGAIN = 2.0
 # and where one has to be started first.
 _PATIENCE, _PATIENCE_TO_START = 10.0, 60.0
 
+# The same for one that has not answered at last.
+_LITTLE_PATIENCE = 1.0
+
 # For how long what jobs are made of may still be being found out, in seconds.
 _GATHERING = 10.0
 
@@ -96,9 +99,9 @@ class Sender:
         self._troubles: collections.Counter[str] = collections.Counter()
         self._away_until = 0.0
         self._is_ready = place.is_server
-        self._is_slow = False
+        self._is_slow = self._is_silent = False
         self._began = self._hold_until = time.monotonic()
-        self._why = ""
+        self._why = self._unnoted = ""
         self._refused: list[str] = []
         self._number = 0
         self._closing = 0.0
@@ -134,11 +137,18 @@ class Sender:
             self._pass_over_unstarted()
             self._closing = time.monotonic() + patience
             self._changed.notify_all()
-        self._thread.join(patience + 1)
+        began = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - began < (
+            _LITTLE_PATIENCE if self._is_silent else patience + 1
+        ):
+            self._thread.join(_TICK)
         if self._relay:
             self._relay.close()
+            self._refused += self._relay.lost
         self._service.close()
         completion.tell_refused(self._refused)
+        if self._unnoted:
+            terminal.warn(f"jobs are missing in MLflow: {self._unnoted}")
         if self._place.debug:
             terminal.note(f"MLflow: {self._number} runs written at {self._service.url}")
         mine = {entry.uid for entry in outbox.entries()} & {*self._uids}
@@ -152,6 +162,12 @@ class Sender:
     def prepare(self, uids: Sequence[str]) -> None:
         """Has runs made for jobs that start soon, unless the server is known to be away."""
         with self._changed:
+            # Noted now, and not all at the beginning: of many jobs, the first would wait for that.
+            unknown = [uid for uid in uids if uid not in self._prepared]
+            try:
+                outbox.expect(Entry(uid, self._place, self._experiment) for uid in unknown)
+            except CalibanError as error:
+                self._unnoted = error.message
             known = {*self._runs, *self._wanted, *self._told}
             new = [uid for uid in uids if uid not in known]
             found = {uid: entry.run_id for uid in new if (entry := outbox.find(uid))}
@@ -214,7 +230,6 @@ class Sender:
 
     def _work(self) -> None:
         try:
-            outbox.expect(Entry(uid, self._place, self._experiment) for uid in self._uids)
             self._service.start()
             self._start()
             while (work := self._next()) is not None:
@@ -248,6 +263,7 @@ class Sender:
     def _start(self) -> None:
         while not self._service.is_ready():
             if self._closing and time.monotonic() > self._closing:
+                self._why = self._service.why_late
                 return
             time.sleep(_TICK)
         self._is_ready = True
@@ -285,13 +301,15 @@ class Sender:
                 return
         except CalibanError as error:
             self._why = error.message
-            is_silent = isinstance(error, AwayError) and not error.status
+            self._is_silent = isinstance(error, AwayError) and not error.status
             # At the end, a server that answers is asked once for each.
-            is_over = self._closing and work is _Work.COMPLETE and not is_silent
+            is_over = self._closing and work is _Work.COMPLETE and not self._is_silent
             if (isinstance(error, AwayError) or work is _Work.PASS_ON) and not is_over:
                 self._put_last(uid)
                 self._leave_alone()
                 return
+        else:
+            self._is_silent = False
         with self._changed:
             queue = self._ended if work is _Work.COMPLETE else self._wanted
             with contextlib.suppress(ValueError):

@@ -61,6 +61,11 @@ class Service:
         self._began = 0.0
         self.url = place.url if place.is_server else f"http://{_LOCAL}:{_free_port()}"
 
+    @property
+    def why_late(self) -> str:
+        """What there is to say of one that is not ready in time, in words."""
+        return f"the server for {self._place} has not started yet: see {_log()}"
+
     def start(self) -> None:
         """Starts what is needed, and waits for nothing.
 
@@ -150,7 +155,7 @@ class Service:
         """
         while not self.is_ready():
             if time.monotonic() > until:
-                raise AwayError(f"the server for {self._place} has not started yet: see {_log()}")
+                raise AwayError(self.why_late)
             time.sleep(_TICK)
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import mlflow_server
-from tests.conftest import do_without
 from tests.history.conftest import postgresql, server  # noqa: F401 - fixtures
 from tests.mlflow_server import Server
+from tests.parts import do_without
 
 # A job that logs nothing by itself, or by MLflow what the run has not got otherwise.
 TRAIN = """
@@ -25,8 +25,6 @@ parser.add_argument("--seconds", type=float, default=0)
 arguments = parser.parse_args()
 print("told", json.dumps({k: v for k, v in os.environ.items() if k.startswith("MLFLOW_")}))
 if arguments.own:
-    # Its thread changes the environment while requests reads it: a KeyError, now and then.
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     import mlflow
 
     with mlflow.start_run():

@@ -19,12 +19,14 @@ from tests.mlflow_server import Run, Server
 from tests.tracking.conftest import FAILING
 from tests.workshop import Workshop, docker
 
+pytestmark = pytest.mark.takes(25)
+
 Configured = Callable[[str], Path]
 
 NUMBER = 20
 
-# Where each job takes longer, or both kinds of them were seen in these numbers already.
-FEW = 4
+# Where nothing happens meanwhile, and where both kinds of jobs were seen in these numbers already.
+SOME, FEW = 8, 4
 
 
 def sweep(
@@ -35,7 +37,7 @@ def sweep(
     number: int = NUMBER,
     seconds: float = 0,
 ) -> subprocess.CompletedProcess[str]:
-    experiments = [{"n": list(range(number)), "own": each, "seconds": seconds} for each in own]
+    experiments = [{"n": n, "own": each, "seconds": seconds} for n in range(number) for each in own]
     (project / "experiments.json").write_text(json.dumps(experiments))
     sweeps = ("--experiment_config", "experiments.json", "--jobs", "4", "--xgroup", group)
     return caliban("run", *sweeps, "trainer.train", timeout=300)
@@ -56,24 +58,31 @@ def check(runs: Sequence[Run], own: bool = False, number: int = NUMBER) -> None:
         assert ("loss" in run.metrics) == own
 
 
+def told_of(log: bytes) -> dict[str, str]:
+    """The variables of MLflow that a job has found, by what it has printed."""
+    found: dict[str, str] = json.loads(log.partition(b"told ")[2].splitlines()[0])
+    return found
+
+
 def test_jobs_appear_as_one_run_each_whether_they_use_mlflow_or_not(
     workshop: Workshop, mlflow: Server, caliban: Caliban, configured: Configured, home: Path
 ) -> None:
-    ended = sweep(caliban, configured(mlflow.url), "both", [False, True])
+    ended = sweep(caliban, configured(mlflow.url), "both", [False, True], SOME)
     assert ended.returncode == 1, ended.stderr  # one fails on purpose, in either way
     runs = mlflow.runs("both")
-    assert len(runs) == 2 * NUMBER
+    assert len(runs) == 2 * SOME
     own = [run for run in runs if run.params["own"] == "True"]
-    check([run for run in runs if run not in own])
-    check(own, own=True)
-    log = mlflow.file(own[0], "caliban/log.txt").decode()
-    assert "caliban: {" in log
-    told = json.loads(log.partition("told ")[2].splitlines()[0])
+    check([run for run in runs if run not in own], number=SOME)
+    check(own, own=True, number=SOME)
+    log = mlflow.file(own[0], "caliban/log.txt")
+    assert b"caliban: {" in log
+    told = told_of(log)
     # A relay on the loopback, which passes on to the server.
     assert told["MLFLOW_TRACKING_URI"].endswith(f"/{own[0].tags['caliban.uid']}")
     assert told["MLFLOW_EXPERIMENT_NAME"] == "both"
     assert told["MLFLOW_RUN_NAME"] == own[0].name
     assert told["MLFLOW_RUN_ID"] in (own[0].id, own[0].name)
+    assert told["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert json.loads(told["MLFLOW_RUN_CONTEXT"])["caliban.uid"] == own[0].tags["caliban.uid"]
     provenance = json.loads(mlflow.file(own[0], "caliban/provenance.json"))
     assert provenance["image"]["id"] == own[0].tags["caliban.image"]
@@ -95,34 +104,36 @@ def test_a_server_that_is_killed_and_comes_back_has_every_job_once(
     workshop: Workshop, either: Server, caliban: Caliban, configured: Configured
 ) -> None:
     project = configured(either.url)
-    started, over = project / "started", threading.Event()
+    over = threading.Event()
 
     def bounce() -> None:
-        while not over.wait(0.05) and not started.is_file():
+        """Kills it when half of the jobs have runs that are complete."""
+        while not over.wait(0.2) and either.number_ended("bounced") < NUMBER:
             pass
-        over.wait(12)
         either.kill()
-        over.wait(6)
+        over.wait(4)
         either.start()
 
     bouncing = threading.Thread(target=bounce)
     bouncing.start()
     try:
-        # The image is there, or is built: the time counts from the first job on.
-        assert caliban("build", "trainer.train", timeout=300).returncode == 0
-        started.touch()
-        ended = sweep(caliban, project, "bounced", [False, True], seconds=2)
+        ended = sweep(caliban, project, "bounced", [False, True], seconds=0.5)
+        is_halfway = not bouncing.is_alive()
     finally:
         over.set()
         bouncing.join()
         either.wait()
     assert ended.returncode == 1, ended.stderr
+    assert is_halfway
     assert "MLflow" not in caliban("status", "--max_jobs", "1").stderr
     runs = either.runs("bounced")
     assert len(runs) == 2 * NUMBER
     own = [run for run in runs if run.params["own"] == "True"]
     check([run for run in runs if run not in own])
     check(own, own=True)
+    told = {told_of(either.file(run, "caliban/log.txt"))["MLFLOW_RUN_ID"] for run in own}
+    assert told & {run.id for run in own}, "no job has started while the server was there"
+    assert told & {run.name for run in own}, "no job has started while it was away"
     for run in own:
         assert run.metrics["loss"] == pytest.approx(1 / 3)
         assert either.file(run, "own/note.txt") == b"a note"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from caliban.errors import CalibanError
 from caliban.history.store import HistoryStore
 from caliban.model import tracking
 from caliban.model.experiment import Experiment
@@ -53,6 +54,12 @@ def silent() -> Iterator[Place]:
         yield Place(f"http://127.0.0.1:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that wait for their runs, however slow this machine is."""
+    monkeypatch.setattr(sender, "_GLANCE", 60)
 
 
 def recorded(store: HistoryStore, number: int, group: str = "group") -> list[str]:
@@ -111,6 +118,20 @@ def test_a_server_that_never_answers_is_waited_for_once(
     assert sum(wait >= 0.09 for wait in waits) == 1
 
 
+def test_a_server_that_did_not_answer_at_last_is_not_waited_for_at_the_end(
+    store: HistoryStore, silent: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_AGAIN", 0.1)
+    monkeypatch.setattr("caliban.tracking.server._ANSWER", 3.0)
+    uids = recorded(store, 4)
+    with Sender(store, silent, "group", uids) as sending:
+        run_jobs(store, sending, uids)
+        time.sleep(4)  # it is just being asked again
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.5
+    assert [entry.uid for entry in outbox.entries()] == uids
+
+
 def test_what_waits_is_sent_when_the_server_is_back(
     store: HistoryStore, mlflow: mlflow_server.Server
 ) -> None:
@@ -135,7 +156,7 @@ def test_the_next_launch_sends_what_waits_as_well(
 
 
 def test_a_job_that_was_told_of_a_run_keeps_it_whoever_completes_it(
-    store: HistoryStore, mlflow: mlflow_server.Server
+    store: HistoryStore, mlflow: mlflow_server.Server, patient: None
 ) -> None:
     uids = recorded(store, 4, "told")
     place = Place(mlflow.url)
@@ -275,7 +296,7 @@ def test_a_job_that_was_stopped_before_it_started_gets_no_run_later(store: Histo
 
 
 def test_jobs_that_never_started_get_no_run_but_one_that_was_made_is_closed(
-    store: HistoryStore, mlflow: mlflow_server.Server
+    store: HistoryStore, mlflow: mlflow_server.Server, patient: None
 ) -> None:
     uids = recorded(store, 6, "cut")
     with Sender(store, Place(mlflow.url), "cut", uids) as sending:
@@ -291,21 +312,6 @@ def test_jobs_that_never_started_get_no_run_but_one_that_was_made_is_closed(
     assert outbox.entries() == []
 
 
-def test_another_history_has_notes_of_its_own(
-    store: HistoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outbox.expect([outbox.Entry("0123", NOWHERE, "g")])
-    monkeypatch.setenv("CALIBAN_DB_URL", "sqlite:////somewhere/else.db")
-    assert outbox.entries() == []
-
-
-def test_a_damaged_note_is_passed_over(store: HistoryStore, home: Path) -> None:
-    outbox.expect([outbox.Entry(uid, NOWHERE, "g") for uid in ("0123", "4567")])
-    [folder] = (home / ".caliban" / "mlflow").iterdir()
-    (folder / "0123").write_text("{")
-    assert [entry.uid for entry in outbox.entries()] == ["4567"]
-
-
 def test_a_database_without_mlflow_is_told_with_what_to_install(
     store: HistoryStore,
     tmp_path: Path,
@@ -318,3 +324,46 @@ def test_a_database_without_mlflow_is_told_with_what_to_install(
     with Sender(store, place, "group", uids) as sending:
         assert run_jobs(store, sending, uids) == ["", ""]
     assert "'mlflow' is needed" in capsys.readouterr().err
+
+
+def test_a_job_that_is_in_its_run_already_is_not_noted_again(store: HistoryStore) -> None:
+    [uid] = recorded(store, 1)
+    with Sender(store, NOWHERE, "group", [uid]) as sending:
+        sending.prepare([uid])
+        outbox.forget(uid)  # as it has been sent
+        sending.prepare([uid])  # by a job before it, which is late
+        assert outbox.entries() == []
+
+
+def test_jobs_that_cannot_be_noted_run_all_the_same_and_that_is_said(
+    store: HistoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: outbox.Entry) -> None:
+        raise CalibanError("cannot write it: No space left on device")
+
+    monkeypatch.setattr(outbox, "_write", fail)
+    uids = recorded(store, 3)
+    with Sender(store, NOWHERE, "group", uids) as sending:
+        assert run_jobs(store, sending, uids) == [""] * 3
+    [line] = capsys.readouterr().err.splitlines()
+    assert "jobs are missing in MLflow: cannot write it: No space left on device" in line
+
+
+def test_a_database_whose_server_does_not_get_ready_is_told_with_where_to_look(
+    store: HistoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mlflow").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "mlflow").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sender, "_PATIENCE_TO_START", 0.5)
+    uids = recorded(store, 2)
+    place = Place(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path))
+    with Sender(store, place, "group", uids) as sending:
+        assert run_jobs(store, sending, uids) == ["", ""]
+    [line] = capsys.readouterr().err.splitlines()
+    assert "2 jobs are not in MLflow yet" in line
+    assert "has not started yet: see" in line
+    assert "server.log" in line

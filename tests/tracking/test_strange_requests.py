@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import concurrent.futures
+import contextlib
 import datetime
 import shutil
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +18,22 @@ import requests
 
 from caliban.history.store import HistoryStore
 from caliban.model.job import Outcome, Status
-from caliban.tracking import completion, outbox, sender
+from caliban.tracking import completion, connections, outbox, sender
+from caliban.tracking.journal import Names
 from caliban.tracking.line import Line
 from caliban.tracking.place import Place
-from caliban.tracking.relay import Relay
+from caliban.tracking.relay import Relay, _Handler
 from caliban.tracking.sender import Sender
 from caliban.tracking.server import AwayError, Server
 from tests import mlflow_server
-from tests.tracking.test_relay import UID, group, log_metric, open_relay, pass_on  # noqa: F401
+from tests.tracking.test_relay import (  # noqa: F401
+    UID,
+    answering,
+    group,
+    log_metric,
+    open_relay,
+    pass_on,
+)
 from tests.tracking.test_sender import GOOD, recorded, run_jobs, store  # noqa: F401
 
 Opened = Callable[..., tuple[Relay, Line]]
@@ -43,6 +55,22 @@ def test_who_knows_of_no_job_gets_neither_memory_nor_disk(open_relay: Opened) ->
     for size in ("Content-Length: 999999999999", "Transfer-Encoding: chunked"):
         asked = f"PUT {path} HTTP/1.1\r\nHost: x\r\n{size}\r\n\r\n" + "x" * (1 << 16)
         assert status_of(relay, asked) == 404
+
+
+def test_nothing_is_kept_of_those_who_have_not_logged_in(
+    open_relay: Opened,  # noqa: F811
+) -> None:
+    names = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "hunter2hunter2"}
+    relay, line = open_relay("http://127.0.0.1:9", **names)
+    assert log_metric(relay, line.run_id).status_code == 503
+    assert log_metric(relay, line.run_id, auth=("me", "wrong")).status_code == 503
+    assert line.journal.is_empty()
+    assert log_metric(relay, line.run_id, auth=("me", "hunter2hunter2")).ok
+    [file] = Path.home().glob(".caliban/mlflow/*/*.requests")
+    content = file.read_bytes()
+    assert file.stat().st_mode & 0o077 == 0
+    for secret in (b"hunter2", base64.b64encode(b"me:hunter2hunter2")):
+        assert secret not in content
 
 
 @pytest.mark.parametrize(
@@ -131,9 +159,8 @@ def test_a_large_file_is_kept_only_where_the_disk_has_room_for_it(
     usage = shutil.disk_usage("/")._replace(free=1 << 30)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     large = f"{relay.address(UID)}/api/2.0/mlflow-artifacts/artifacts/{line.run_id}/large"
-    answer = requests.put(large, data=bytes(2 << 20), timeout=30)
-    assert answer.status_code == 507
-    assert "too full" in answer.text
+    assert requests.put(large, data=bytes(2 << 20), timeout=30).ok
+    assert relay.lost == ["'large' could not be kept: the disk is too full"]
     assert line.journal.is_empty()
     assert log_metric(relay, line.run_id).ok
 
@@ -193,3 +220,57 @@ def test_what_a_server_fails_at_for_one_job_keeps_no_other_waiting(
     [left] = completion.flush(store, 20)
     assert (left.number, left.why) == (1, "in trouble")
     assert [entry.uid for entry in outbox.entries()] == [bad]
+
+
+def test_who_holds_connections_keeps_no_job_from_an_answer(
+    open_relay: Opened,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_MOST", 8)
+    relay, line = open_relay("http://127.0.0.1:9")
+    with contextlib.ExitStack() as stack, requests.Session() as session:
+        address = f"{relay.address(UID)}{BATCH}"
+        content = {"run_id": line.run_id, "metrics": []}
+        assert session.post(address, json=content, timeout=10).ok
+        held = []
+        for number in range(50):
+            held.append(
+                stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), timeout=10))
+            )
+            if number % 2:
+                held[-1].sendall(b"POST /")
+        # The connection of the job was closed, too: it opens another one.
+        assert session.post(address, json=content, timeout=10).ok
+        # All but the last few of the others were.
+        assert [each.recv(1) for each in held[:40]] == [b""] * 40
+
+
+def test_a_request_that_is_being_answered_is_not_dropped_for_a_new_connection(
+    open_relay: Opened,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_MOST", 4)
+    with answering(200, b'{"runs": []}', seconds=2) as url, contextlib.ExitStack() as stack:
+        relay, line = open_relay(url)
+        line.names = Names("real", "1", "files")
+        address = f"{relay.address(UID)}/api/2.0/mlflow/runs/search"
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            asked = [pool.submit(requests.post, address, json={}, timeout=30) for _ in range(3)]
+            time.sleep(1)
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), timeout=10))
+            assert [each.result().json() for each in asked] == [{"runs": []}] * 3
+
+
+def test_a_client_that_falls_silent_is_not_waited_for(
+    open_relay: Opened,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_Handler, "timeout", 0.3)
+    relay, line = open_relay("http://127.0.0.1:9")
+    head = f"POST /{UID}{BATCH} HTTP/1.1\r\nHost: x\r\n"
+    for said in ("", "POST /", head, f"{head}Content-Length: 100\r\n\r\n{{"):
+        with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as client:
+            client.sendall(said.encode())
+            assert client.recv(1) == b""
+    assert line.journal.is_empty()
