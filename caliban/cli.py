@@ -84,10 +84,16 @@ def run(argv: Sequence[str]) -> int:
       UsageError: for wrong usage that argparse can't see.
     """
     own, script_args = split_at_dashes(argv)
-    own = _join_dashed_values(expand_flagfiles(own))
+    if any(word.lstrip("-").startswith("flagfile") for word in own):
+        from caliban import flagfiles
+
+        own = flagfiles.expand(own)
+    own = _join_dashed_values(own)
     path, is_whole = command_path(own)
     command = module_of(path) if is_whole else None
-    fast = _parser(HelpfulParser, path, command)
+    # Where the command comes first, no other one is spoken of.
+    is_first = is_whole and own[: len(path)] == list(path)
+    fast = _parser(HelpfulParser, path, command, is_first)
     if "--helpfull" in own or _has_unknown_options(own, fast, path):
         return _run_with_absl(own, script_args, path, command)
     return _dispatch(_parse(fast, own, path), path, own, script_args)
@@ -138,56 +144,24 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def expand_flagfiles(words: Sequence[str], within: tuple[str, ...] = ()) -> list[str]:
-    """Puts the lines of `--flagfile FILE` in its place; a flagfile may name others.
+class SuggestingParser(argparse.ArgumentParser):
+    """A parser that answers a mistyped choice or command with the nearest that there is."""
 
-    A line is read as a shell reads it: `--name value`, `--name=value`, quotes where a value has
-    spaces. As in absl, `--name=several words` needs none, and lines that start with # or // are
-    comments.
-
-    Raises:
-      UsageError: a file cannot be read, or is included in itself.
-    """
-    expanded: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        flag, equals, path = word.partition("=")
-        if flag not in ("--flagfile", "-flagfile"):
-            expanded.append(word)
-            continue
-        if not equals:
-            path = next(rest, "")
-        if not path:
-            raise UsageError("--flagfile needs the name of a file")
-        if path in within:
-            raise UsageError(f"flagfile {path} includes itself: {' -> '.join((*within, path))}")
-        expanded += expand_flagfiles(_flagfile_words(path), (*within, path))
-    return expanded
-
-
-def _flagfile_words(path: str) -> list[str]:
-    import shlex
-
-    from caliban import home
-
-    words: list[str] = []
-    try:
-        lines = home.expand(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read flagfile {path}: {error}") from None
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith(("#", "//")):
-            continue
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         try:
-            parts = shlex.split(line)
-        except ValueError as error:
-            raise UsageError(f"{path}:{number}: {error}: {line}") from None
-        is_one_flag = "=" in parts[0] and parts[0].startswith("-")
-        words += [line] if is_one_flag and len(parts) > 1 else parts
-    return words
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            from caliban.model import suggestion
+
+            # "help" and "version" are no commands.
+            is_command = isinstance(action, argparse._SubParsersAction)
+            known = [*map(str, action.choices or ()), *(_options(self) if is_command else ())]
+            if near := suggestion.near(str(value), known):
+                error.message = f"invalid choice: {value!r} (did you mean {near[0]}?)"
+            raise
 
 
-class HelpfulParser(argparse.ArgumentParser):
+class HelpfulParser(SuggestingParser):
     """A parser that knows absl's flags by name only, because importing absl costs more than help.
 
     The command line is parsed again with absl's own parser as soon as one of its flags is used.
@@ -213,17 +187,41 @@ class _ListOfCommands(argparse.HelpFormatter):
             self._action_max_length += self._indent_increment
 
 
+class _Description(argparse.RawDescriptionHelpFormatter):
+    """Help whose paragraphs are as wide as the terminal, but for those of command lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        return "\n\n".join(
+            textwrap.indent(textwrap.dedent(each), "  ")
+            if each.lstrip().startswith("caliban ")
+            else textwrap.fill(each, width)
+            for each in text.strip().split("\n\n")
+        )
+
+
 def _parser(
-    parser_class: type[argparse.ArgumentParser], path: Sequence[str], command: ModuleType | None
+    parser_class: type[argparse.ArgumentParser],
+    path: Sequence[str],
+    command: ModuleType | None,
+    is_alone: bool = False,
 ) -> argparse.ArgumentParser:
-    """The parser for a command line whose command is known: only that one's flags are defined."""
+    """The parser for a command line whose command is known: only that one's flags are defined.
+
+    Args:
+      parser_class: of the parser.
+      path: the names on the way to the command.
+      command: its module; None if the path leads to none.
+      is_alone: whether it knows no other command by name: each costs as much as ten flags.
+    """
     parser = parser_class(
         prog="caliban",
         description=DESCRIPTION,
         epilog="`caliban COMMAND --help` tells more about a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    _add_commands(parser, COMMANDS, path, command)
+    _add_commands(parser, COMMANDS, path, command, is_alone)
     return parser
 
 
@@ -232,6 +230,7 @@ def _add_commands(
     commands: Mapping[str, str | Group],
     path: Sequence[str],
     command: ModuleType | None,
+    is_alone: bool,
 ) -> None:
     """Adds commands; those of a group, and the flags of a command, only along the path.
 
@@ -243,13 +242,14 @@ def _add_commands(
     for name, each in commands.items():
         summary = each.summary if isinstance(each, Group) else each
         if name not in path[:1]:
-            subparsers.add_parser(name, help=summary, add_help=False)
+            if not is_alone:
+                subparsers.add_parser(name, help=summary, add_help=False)
             continue
         child = subparsers.add_parser(name, help=summary, description=summary)
         if isinstance(each, Group):
-            _add_commands(child, each.commands, path[1:], command)
+            _add_commands(child, each.commands, path[1:], command, is_alone)
         elif command is not None:
-            child.formatter_class = argparse.RawDescriptionHelpFormatter
+            child.formatter_class = _Description
             child.description = command.__doc__
             from caliban import flag_types
 
@@ -263,20 +263,30 @@ def _parse(
 ) -> argparse.Namespace:
     """Parses; an unknown flag is answered with the usage of the command it was given to."""
     args, unknown = parser.parse_known_args(words)
-    if not hasattr(args, "run"):
+    command = _command_parser(parser, path)
+    meant = _meant(unknown, _options(command)) if unknown else ""
+    if not hasattr(args, "run") and not meant:
         commands = COMMANDS
         for name in path:
             if isinstance(group := commands[name], Group):
                 commands = group.commands
-        _command_parser(parser, path).error(f"no command is named: {', '.join(commands)}")
+        command.error(f"no command is named: {', '.join(commands)}")
     if unknown:
-        import difflib
-
-        command = _command_parser(parser, path)
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], _options(command), n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = f" (did you mean {meant}?)" if meant else ""
         command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
+
+
+def _meant(unknown: Sequence[str], options: Sequence[str]) -> str:
+    """What may have been meant by the first of some arguments that a command does not take."""
+    import shlex
+
+    from caliban.model import suggestion
+
+    first = unknown[0]
+    if not first.startswith("-") and "--xgroup" in options:
+        return f"--xgroup {shlex.quote(first)}"  # other commands take a group just so
+    return next(iter(suggestion.near(first.partition("=")[0], options)), "")
 
 
 def _command_parser(
@@ -350,7 +360,11 @@ def _run_with_absl(
     from absl.flags import argparse_flags
 
     level = logging.root.level
-    parser = _parser(argparse_flags.ArgumentParser, path, command)
+
+    class AbslParser(SuggestingParser, argparse_flags.ArgumentParser):
+        """Of absl's, which knows all of its flags."""
+
+    parser = _parser(AbslParser, path, command)
     args = _parse(parser, own, path)
     try:
         app.run(

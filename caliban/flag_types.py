@@ -52,6 +52,21 @@ def positive_number(text: str) -> int:
     return natural_number(text)
 
 
+def job_number(text: str, group_flag: str = "") -> int:
+    """An argparse type: the number of a job.
+
+    Args:
+      text: the word.
+      group_flag: before which a group's name stands that is taken for one; "" if there is none.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        group = f" (a group is named by {group_flag})" if group_flag else ""
+        raise argparse.ArgumentTypeError(
+            f"expected the number of a job, as 'caliban status' shows it, found '{text}'{group}"
+        )
+    return natural_number(text)
+
+
 def number_of_jobs(text: str) -> int:
     """An argparse type: 1, 2, ... or 0 for 'auto'."""
     return 0 if text == "auto" else positive_number(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 
 from caliban import flag_types
@@ -161,7 +162,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument(
         "jobs",
         nargs="*",
-        type=flag_types.positive_number,
+        type=functools.partial(flag_types.job_number, group_flag="--xgroup"),
         metavar="JOB",
         help="Number of a job, as `caliban status` shows it.",
     )
@@ -248,12 +249,13 @@ def add_accelerator_arguments(parser: argparse.ArgumentParser, default: str) -> 
     )
 
 
-def add_remote_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+def add_remote_arguments(parser: argparse.ArgumentParser, command: str, name: str) -> None:
     """Jobs elsewhere: `Namespace.image_tag, image_registry, name, label, force, resume, rerun`.
 
     Args:
       parser: of the command.
       command: as a user writes it: "caliban cloud".
+      name: what jobs are called without --name: "caliban_USER".
     """
     parser.add_argument(
         "--image_tag",
@@ -271,8 +273,8 @@ def add_remote_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "--name",
         type=flag_types.line,
         metavar="NAME",
-        help="What the jobs are called, with their number; it is their label job_name too "
-        "(default: caliban_USER).",
+        help="What the jobs are called, before what tells them apart; it is their label job_name "
+        f"too (default: {name}).",
     )
     parser.add_argument(
         "-l",

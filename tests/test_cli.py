@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from caliban import __version__
+from caliban import __version__, flagfiles
 from caliban.cli import (
     COMMANDS,
     Group,
     command_paths,
-    expand_flagfiles,
     module_of,
     run,
     split_at_dashes,
@@ -69,7 +68,7 @@ class TestFlagfile:
             "--cloud_key my_key.json\n"
             "--extras extra_deps\n"
         )
-        assert expand_flagfiles(["run", "--flagfile", "my_args.txt", "trainer.train"]) == [
+        assert flagfiles.expand(["run", "--flagfile", "my_args.txt", "trainer.train"]) == [
             "run",
             *("--docker_run_args", "CUDA_VISIBLE_DEVICES=0"),
             *("--experiment_config", "experiment_one.json"),
@@ -100,17 +99,17 @@ class TestFlagfile:
         self, tmp_path: Path, line: str, words: list[str]
     ) -> None:
         (tmp_path / "flags").write_text(f"{line}\n", encoding="utf-8")
-        assert expand_flagfiles(["--flagfile=flags"]) == words
+        assert flagfiles.expand(["--flagfile=flags"]) == words
 
     def test_may_name_others_and_the_same_one_twice(self, tmp_path: Path) -> None:
         (tmp_path / "inner").write_text("--nogpu\n")
         (tmp_path / "outer").write_text("-v 1\n--flagfile inner\n--flagfile=inner\n--dry_run\n")
-        expanded = expand_flagfiles(["--flagfile", "outer", "m"])
+        expanded = flagfiles.expand(["--flagfile", "outer", "m"])
         assert expanded == ["-v", "1", "--nogpu", "--nogpu", "--dry_run", "m"]
 
     def test_is_found_in_the_home_directory(self, home: Path) -> None:
         (home / "flags").write_text("--nogpu\n")
-        assert expand_flagfiles(["--flagfile", "~/flags"]) == ["--nogpu"]
+        assert flagfiles.expand(["--flagfile", "~/flags"]) == ["--nogpu"]
 
     @pytest.mark.parametrize(
         ("files", "problem"),
@@ -135,7 +134,7 @@ class TestFlagfile:
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError) as error:
-            expand_flagfiles(["run", "--flagfile", "flags", "m"])
+            flagfiles.expand(["run", "--flagfile", "flags", "m"])
         assert error.value.message.startswith(problem)
 
     def test_works_on_the_command_line(self, project: Path, inline: Inline) -> None:
@@ -246,6 +245,16 @@ class TestHelp:
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.startswith(f"usage: caliban {' '.join(path)} [-h]")
 
+    @pytest.mark.parametrize("path", list(command_paths()), ids=" ".join)
+    def test_it_is_as_wide_as_the_terminal_but_for_command_lines(
+        self, inline: Inline, monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "70")
+        lines = inline(*path, "--help").stdout.splitlines()
+        examples = [line for line in lines if line.startswith("  caliban ")]
+        assert examples
+        assert [line for line in lines if len(line) > 70 and line not in examples] == []
+
     @pytest.mark.parametrize("group", [("cluster",), ("cluster", "job")], ids=" ".join)
     def test_a_group_lists_its_commands(self, inline: Inline, group: tuple[str, ...]) -> None:
         ended = inline(*group, "--help")
@@ -347,6 +356,43 @@ class TestWrongUsage:
         assert ended.stderr.startswith(f"usage: caliban {command} ")
         problem = f"caliban {command}: error: unrecognized arguments: {flag} (did you mean {near}?)"
         assert ended.stderr.splitlines()[-1] == problem
+
+    @pytest.mark.parametrize(
+        ("words", "problem"),
+        [
+            (
+                ["rum"],
+                "caliban: error: argument COMMAND: invalid choice: 'rum' (did you mean run?)",
+            ),
+            (["Statsu", "--max_jobs", "3"], "invalid choice: 'Statsu' (did you mean status?)"),
+            (["help"], "invalid choice: 'help' (did you mean --help?)"),
+            (
+                ["--verson"],
+                "error: unrecognized arguments: --verson (did you mean --version?)",
+            ),
+            (["cluster", "job", "sumbit"], "invalid choice: 'sumbit' (did you mean submit?)"),
+            (["cluster", "jobs", "--nogpu"], "invalid choice: 'jobs' (did you mean job?)"),
+            (["shell", "--shell", "bsh"], "--shell: invalid choice: 'bsh' (did you mean bash?)"),
+            (["status", "my tries"], "arguments: my tries (did you mean --xgroup 'my tries'?)"),
+        ],
+    )
+    def test_a_mistyped_word_is_answered_with_the_nearest(
+        self, inline: Inline, words: list[str], problem: str
+    ) -> None:
+        ended = inline(*words)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.splitlines()[-1].endswith(problem)
+
+    @pytest.mark.parametrize("words", [["logs", "tries"], ["stop", "1", "tries"]])
+    def test_a_group_in_the_place_of_a_job_is_answered_with_the_flag_for_groups(
+        self, inline: Inline, words: list[str]
+    ) -> None:
+        ended = inline(*words)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.endswith(
+            "argument JOB: expected the number of a job, as 'caliban status' shows it, found "
+            "'tries' (a group is named by --xgroup)\n"
+        )
 
     def test_a_flag_like_no_other_gets_no_suggestion(self, inline: Inline) -> None:
         ended = inline("status", "--zzzzzzzzzz")

@@ -13,12 +13,13 @@ import json
 import re
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from caliban import result_file
+from caliban.bundle.spool import Content
 from caliban.errors import UsageError
 
 FORMAT = "caliban-experiments"
@@ -64,19 +65,20 @@ class Part:
     at: int
 
 
-def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | Path]) -> str:
+def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | Content]) -> str:
     """Writes a file, in the place of what is there.
 
     Args:
       path: of the file.
       manifest: what it says, without the parts.
-      parts: the content of each, by name; or the file that has it.
+      parts: the content of each, by name.
 
     Returns:
       The digest of the manifest, which stands for all that is in the file: "sha256:...".
 
     Raises:
       UsageError: it cannot be written, or there is too much to say for one file.
+      CalibanError: the disk is full.
     """
     with result_file.writing(path) as stream:
         listed = [_entry(name, parts[name]) for name in sorted(parts)]
@@ -93,14 +95,13 @@ def write(path: Path, manifest: Mapping[str, Any], parts: Mapping[str, bytes | P
     return digest
 
 
-def _entry(name: str, content: bytes | Path) -> dict[str, Any]:
+def _entry(name: str, content: bytes | Content) -> dict[str, Any]:
     assert _is_name(name), name
     if isinstance(content, bytes):
-        size, digest = len(content), hashlib.sha256(content)
+        size, sha256 = len(content), hashlib.sha256(content).hexdigest()
     else:
-        with content.open("rb") as stream:
-            size, digest = content.stat().st_size, hashlib.file_digest(stream, "sha256")
-    return {"name": name, "size": size, "sha256": digest.hexdigest()}
+        size, sha256 = content.size, content.sha256
+    return {"name": name, "size": size, "sha256": sha256}
 
 
 def _values(text: bytes) -> int:
@@ -108,15 +109,10 @@ def _values(text: bytes) -> int:
     return sum(map(text.count, _BETWEEN))
 
 
-def _put(stream: IO[bytes], name: str, content: bytes | Path) -> None:
-    if isinstance(content, bytes):
-        stream.write(_header(name, len(content)) + content + _padding(len(content)))
-        return
-    size = content.stat().st_size
+def _put(stream: IO[bytes], name: str, content: bytes | Content) -> None:
+    size = len(content) if isinstance(content, bytes) else content.size
     stream.write(_header(name, size))
-    with content.open("rb") as source:
-        while piece := source.read(_PIECE):
-            stream.write(piece)
+    stream.writelines([content] if isinstance(content, bytes) else content.pieces())
     stream.write(_padding(size))
 
 
@@ -273,15 +269,18 @@ class Archive:
         if self._stream.read(len(padding)) != padding:
             raise self._altered(name)
 
-    def check(self) -> None:
+    def check(self, tick: Callable[[], None] = lambda: None) -> None:
         """Checks every byte.
+
+        Args:
+          tick: is called with each piece.
 
         Raises:
           UsageError: one is not as it was written; the message names the part.
         """
         for name in self.parts:
             for _ in self.pieces(name):
-                pass
+                tick()
         self._stream.seek(-len(_END), 2)
         if self._stream.read() != _END:
             raise self._altered("the end")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,12 +16,18 @@ from typing import Any
 from caliban import __version__, joblog
 from caliban.bundle import code, extraction
 from caliban.bundle.code import Kind, SourceFile, leads_out
+from caliban.bundle.spool import Content, Spool
 from caliban.docker.engine import Engine
 from caliban.docker.image import dockerfile, keys
 from caliban.errors import UsageError
 from caliban.model.image import ImagePlan
 from caliban.model.job import Job
 from caliban.model.provenance import Provenance
+
+_PIECE = 1 << 20
+
+# How hard logs are compressed, of 9.
+_LEVEL = 6
 
 # How many problems are told.
 _TOLD = 20
@@ -32,20 +39,45 @@ class Contents:
 
     Attributes:
       manifest: what it says.
-      parts: the content of each part, by name.
+      spool: that gets the parts.
+      parts: the content of each, by name.
     """
 
     manifest: dict[str, Any]
-    parts: dict[str, bytes | Path] = field(default_factory=dict)
+    spool: Spool
+    parts: dict[str, Content] = field(default_factory=dict)
 
-    def add(self, name: str, content: bytes) -> str:
-        """Adds a part; returns its name."""
+    def add(self, name: str, pieces: Iterable[bytes]) -> str:
+        """Adds a part; returns its name.
+
+        Raises:
+          CalibanError: the disk is full.
+        """
+        content = self.spool.keep(pieces)
+        assert content is not None
         self.parts[name] = content
         return name
 
-    def add_file(self, content: bytes) -> str:
+    def add_packed(self, name: str, pieces: Iterable[bytes], level: int) -> str:
+        """Adds a part that is compressed, the same with each Python; returns its name."""
+        return self.add(name, _packed(pieces, level))
+
+    def add_file(self, content: Content) -> str:
         """Adds a file of the code, once for all that hold the same; returns the part's name."""
-        return self.add(f"files/{hashlib.sha256(content).hexdigest()}", content)
+        name = f"files/{content.sha256}"
+        self.parts[name] = content
+        return name
+
+
+def _packed(pieces: Iterable[bytes], level: int) -> Iterator[bytes]:
+    sink = io.BytesIO()
+    with gzip.GzipFile("", "wb", level, sink, mtime=0) as target:
+        for piece in pieces:
+            target.write(piece)
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
 
 
 def gather(
@@ -53,6 +85,7 @@ def gather(
     jobs: Sequence[Job],
     launches: Sequence[tuple[Provenance, Sequence[int]]],
     engine: Engine,
+    spool: Spool,
     allowed_keys: Sequence[str] = (),
 ) -> Contents:
     """Puts together what a group's jobs were and what became of them.
@@ -62,10 +95,12 @@ def gather(
       jobs: the newest of each experiment.
       launches: what they ran, and the numbers of the jobs.
       engine: that has the images, perhaps.
+      spool: that gets the parts.
       allowed_keys: parts, or paths in the code, that may look like keys: patterns with * and ?.
 
     Raises:
       UsageError: something that it takes is not there, or looks like a key.
+      CalibanError: the disk is full.
     """
     number_of = {job: index for index, (_, ids) in enumerate(launches) for job in ids}
     if unknown := [job.id for job in jobs if job.id not in number_of]:
@@ -75,7 +110,7 @@ def gather(
         )
     if still_open := [job.id for job in jobs if not job.outcome.status.is_final]:
         raise UsageError(f"these jobs have not ended yet: {_numbers(still_open)}")
-    found = Contents({"caliban": __version__, "group": group})
+    found = Contents({"caliban": __version__, "group": group}, spool)
     paths: dict[str, set[str]] = {}
     found.manifest["launches"] = [
         _launch(found, number, provenance, engine, paths)
@@ -106,7 +141,8 @@ def _launch(
     project = Path(plan["directory"])
     # Jobs that were replayed have the file in the place of a directory.
     others = extraction.files(project) if project.is_file() else ()
-    files = code.find(source.pop("files"), project, provenance.image.id, engine, others)
+    image = provenance.image.id
+    files = code.find(source.pop("files"), project, image, engine, found.spool, others)
     _check_links(files)
     listed = []
     for file in files:
@@ -117,14 +153,14 @@ def _launch(
         listed.append(entry)
     record["code"] = listed
     text = dockerfile.render(ImagePlan.from_json(provenance.plan))
-    record["dockerfile"] = found.add(f"{folder}/Dockerfile", text.encode())
+    record["dockerfile"] = found.add(f"{folder}/Dockerfile", [text.encode()])
     for place, key, name in (
         (plan, "lock", "requirements.lock"),
         (record, "experiments", "experiments.json"),
         (source.get("repository") or {}, "diff", "changes.diff"),
     ):
         if content := place.pop(key, ""):
-            place[key] = found.add(f"{folder}/{name}", content.encode(errors="surrogateescape"))
+            place[key] = found.add(f"{folder}/{name}", [content.encode(errors="surrogateescape")])
     return record
 
 
@@ -134,7 +170,9 @@ def _check_links(files: Sequence[SourceFile]) -> None:
     Raises:
       UsageError: naming those that don't.
     """
-    links = {file.path: os.fsdecode(file.content) for file in files if file.kind is Kind.LINK}
+    links = {
+        file.path: os.fsdecode(file.content.whole()) for file in files if file.kind is Kind.LINK
+    }
     if wrong := [
         f"  {name} -> {target}" for name, target in links.items() if leads_out(links, name)
     ]:
@@ -146,7 +184,9 @@ def _check_links(files: Sequence[SourceFile]) -> None:
 
 def _job(found: Contents, job: Job, launch: int) -> dict[str, Any]:
     outcome = job.outcome
-    log = b"".join(joblog.read(job.uid)) if joblog.find(job.uid) else None
+    log = None
+    if joblog.find(job.uid):
+        log = found.add_packed(f"logs/{job.id}.log.gz", joblog.read(job.uid), _LEVEL)
     return {
         "job": job.id,
         "launch": launch,
@@ -162,12 +202,8 @@ def _job(found: Contents, job: Job, launch: int) -> dict[str, Any]:
         "created": job.created.isoformat(),
         "started": outcome.started and outcome.started.isoformat(),
         "finished": outcome.finished and outcome.finished.isoformat(),
-        "log": None if log is None else found.add(f"logs/{job.id}.log.gz", _packed(log)),
+        "log": log,
     }
-
-
-def _packed(content: bytes) -> bytes:
-    return gzip.compress(content, 6, mtime=0)
 
 
 def _check(found: Contents, paths: Mapping[str, set[str]], allowed: Sequence[str]) -> None:
@@ -183,10 +219,10 @@ def _check(found: Contents, paths: Mapping[str, set[str]], allowed: Sequence[str
     """
     wrong = [
         f"  {key.name}, line {key.line}: {key.what}"
-        for name, text, is_code in _texts(found, paths)
+        for name, pieces, is_code in _texts(found, paths)
         if not any(fnmatchcase(name, each) for each in allowed)
         # In code, made-up passwords are common in URLs: it is judged as it was for the image.
-        and (key := keys.find_in(name, text, declares_all=not is_code))
+        and (key := keys.find_in(name, pieces, declares_all=not is_code))
     ]
     if wrong:
         more = [f"  and {len(wrong) - _TOLD} more"] if len(wrong) > _TOLD else []
@@ -196,12 +232,24 @@ def _check(found: Contents, paths: Mapping[str, set[str]], allowed: Sequence[str
         )
 
 
-def _texts(found: Contents, paths: Mapping[str, set[str]]) -> Iterator[tuple[str, bytes, bool]]:
-    """All that a file would hold: its name, its content, and whether it is code."""
-    yield "manifest.json", json.dumps(found.manifest).encode(), False
+def _texts(
+    found: Contents, paths: Mapping[str, set[str]]
+) -> Iterator[tuple[str, Iterator[bytes], bool]]:
+    """All that a file would hold: its name, its content in pieces, and whether it is code."""
+    yield "manifest.json", iter([json.dumps(found.manifest).encode()]), False
     for name, content in sorted(found.parts.items()):
-        assert isinstance(content, bytes)
         if name in paths:
-            yield from ((path, content, True) for path in sorted(paths[name]))
+            yield from ((path, content.pieces(), True) for path in sorted(paths[name]))
         else:
-            yield name, gzip.decompress(content) if name.endswith(".gz") else content, False
+            yield name, _unpacked(name, content), False
+
+
+def _unpacked(name: str, content: Content) -> Iterator[bytes]:
+    if not name.endswith(".gz"):
+        yield from content.pieces()
+        return
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # as gzip does
+    for piece in content.pieces():
+        while piece:
+            yield unpacking.decompress(piece, _PIECE)
+            piece = unpacking.unconsumed_tail

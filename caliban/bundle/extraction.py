@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from caliban import result_file
 from caliban.bundle import recorded
 from caliban.bundle.archive import Archive
-from caliban.bundle.code import Kind, SourceFile, leads_out
+from caliban.bundle.code import Candidate, Kind, leads_out
 from caliban.bundle.recorded import CodeFile, shown
 from caliban.config import FILE_NAME
 from caliban.errors import UsageError
@@ -40,7 +41,8 @@ def extract(archive: Archive, files: Sequence[CodeFile], directory: Path) -> Non
       directory: where they go; it is made.
 
     Raises:
-      UsageError: one would not be in there, the file is damaged, or the disk is full.
+      UsageError: one would not be in there, or the file is damaged.
+      CalibanError: the disk is full.
     """
     folders = _check_names(archive, files)
     _check_sizes(archive, files)
@@ -56,10 +58,10 @@ def extract(archive: Archive, files: Sequence[CodeFile], directory: Path) -> Non
             (directory / name).symlink_to(target)
     except OSError as error:
         name = shown(str(error.filename or directory))
-        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+        raise result_file.failure(name, error) from None
 
 
-def files(path: Path) -> Iterator[SourceFile]:
+def files(path: Path) -> Iterator[Candidate]:
     """The code of all launches of a file; nothing if it is no file of experiments any more.
 
     Args:
@@ -68,9 +70,9 @@ def files(path: Path) -> Iterator[SourceFile]:
     with contextlib.suppress(UsageError), Archive(path) as archive:
         for launch in recorded.read(archive).launches:
             for each in launch.code:
-                size = archive.parts[each.part].size if each.part else 0
-                content = archive.read(each.part, size) if each.part else b""
-                yield SourceFile(each.path, each.kind, content)
+                yield Candidate(
+                    each.path, each.kind, archive.pieces(each.part) if each.part else ()
+                )
 
 
 def _check_names(archive: Archive, files: Sequence[CodeFile]) -> list[str]:

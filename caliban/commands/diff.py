@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     for name, which in (("first", "a job"), ("second", "the job to compare it with")):
         parser.add_argument(
-            name, type=flag_types.positive_number, metavar="JOB", help=f"Number of {which}."
+            name, type=flag_types.job_number, metavar="JOB", help=f"Number of {which}."
         )
     parser.add_argument("--json", action="store_true", help="Print JSON, for programs.")
 

@@ -11,17 +11,18 @@ the same bytes, and each of its parts has a digest. What looks like a key is ref
 from __future__ import annotations
 
 import argparse
-import gzip
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caliban import flag_types, flags, home, terminal
+from caliban import flag_types, flags, home, steps, terminal
 from caliban.errors import UsageError
 
 if TYPE_CHECKING:
     from caliban.bundle.contents import Contents
     from caliban.docker.engine import Engine
+
+
+# How hard images are compressed, of 9: much of one is compressed already.
+_LEVEL = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file, and prints its digest."""
     from caliban import launch
     from caliban.bundle import archive, contents
+    from caliban.bundle.spool import Spool
     from caliban.commands import jobs_now
     from caliban.docker.engine import Engine
 
@@ -69,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
         launches = [(each, [numbers[uid] for uid in uids]) for each, uids in known]
     engine = Engine()
     path = home.expand(args.output)
-    found = contents.gather(args.group, jobs, launches, engine, args.allow_key)
-    with tempfile.TemporaryDirectory(prefix="caliban-") as folder:
+    with steps.patience(f"Put {args.group} together") as tick, Spool(tick) as spool:
+        found = contents.gather(args.group, jobs, launches, engine, spool, args.allow_key)
         if args.with_image:
-            _add_images(found, engine, Path(folder))
+            _add_images(found, engine)
         digest = archive.write(path, found.manifest, found.parts)
     size = f", {terminal.amount(path.stat().st_size)}" if path.is_file() else ""
     terminal.note(f"Written: {path}, {launch.count_of_jobs(len(jobs))}{size}")
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_images(found: Contents, engine: Engine, folder: Path) -> None:
+def _add_images(found: Contents, engine: Engine) -> None:
     """Adds the images of all launches, as `docker load` takes them.
 
     Raises:
@@ -91,14 +93,7 @@ def _add_images(found: Contents, engine: Engine, folder: Path) -> None:
     for number, image in enumerate(ids):
         if not image or engine.image_id(image) is None:
             raise UsageError(f"the image {image} is not in the engine at {engine.host} any more")
-        packed = folder / f"{number}.tar.gz"
-        with (
-            engine.errors(f"saving the image {image}"),
-            packed.open("wb") as stream,
-            gzip.GzipFile("", "wb", 1, stream, mtime=0) as target,
-        ):
-            for piece in engine.client.get_image(image):
-                target.write(piece)
-        name = f"images/{number}.tar.gz"
-        found.parts[name] = packed
+        with engine.errors(f"saving the image {image}"):
+            pieces = engine.client.get_image(image)
+            name = found.add_packed(f"images/{number}.tar.gz", pieces, _LEVEL)
         found.manifest["images"][image] = name

@@ -242,11 +242,7 @@ def follow(
         for uid, log in list(logs.items()):
             job = known[uid]
             try:
-                while data := log.read(job):
-                    is_quiet = False
-                    output.write_of(job.id, data)
-                    if not job.outcome.status.is_final:
-                        break  # the next has its turn; what has ended is read to its end at once
+                is_quiet = not _pass_on(log, job, output) and is_quiet
             except PlatformError as error:
                 output.note(f"job {job.id}: {error.message}")
                 code = 1
@@ -254,18 +250,38 @@ def follow(
                 continue
             if log.is_over:
                 del logs[uid]
-                output.end(job.id)
-                if log.was_open:
-                    output.note(f"job {job.id} {job.outcome.describe()}")
-                elif not log.has_printed and tail != 0:
-                    output.note(f"job {job.id}: {log_source.why_nothing(job)}")
-                if joblog.is_cut(uid):
-                    output.note(f"job {job.id}: {log_source.CUT}")
+                _end(log, job, tail, output)
         output.flush()
         if is_quiet and logs:
             arrived.wait(_PAUSE)
             arrived.clear()
     return code
+
+
+def _pass_on(log: _Followed, job: Job, output: Output) -> bool:
+    """Shows what there is of a job's output; returns whether there was something.
+
+    Raises:
+      PlatformError: it can't be had any more.
+    """
+    has_some = False
+    while data := log.read(job):
+        has_some = True
+        output.write_of(job.id, data)
+        if not job.outcome.status.is_final:
+            break  # the next has its turn; what has ended is read to its end at once
+    return has_some
+
+
+def _end(log: _Followed, job: Job, tail: int | None, output: Output) -> None:
+    """Says what there is to say of a job whose output has been read to its end."""
+    output.end(job.id)
+    if log.was_open:
+        output.note(f"job {job.id} {job.outcome.describe()}")
+    elif not log.has_printed and tail != 0:
+        output.note(f"job {job.id}: {log_source.why_nothing(job)}")
+    if joblog.is_cut(job.uid):
+        output.note(f"job {job.id}: {log_source.CUT}")
 
 
 class _Attendance:

@@ -80,7 +80,7 @@ def list_jobs(jobs: Sequence[Job], done: str) -> int:
 
     for job in jobs:
         terminal.result(job_lines.command(job))
-        terminal.result(f"  {job_lines.line(job)}")
+        terminal.result(terminal.folded(f"  {job_lines.line(job)}"))
     terminal.note(f"{launch.count_of_jobs(len(jobs))}; nothing was {done} or recorded.")
     return 0
 

@@ -21,7 +21,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from caliban import flag_types, flags, home, terminal
+from caliban import flag_types, flags, home, steps, terminal
 from caliban.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Experiment group that the jobs belong to (default: a new one). In one that is there, "
         "only what has not succeeded with the same image is run; all of it is compared. Jobs of "
         "it that were sent elsewhere are waited for; --on sends others.",
+    )
+    parser.add_argument(
+        "--rerun",
+        action="store_true",
+        help="Run also the experiments that have succeeded in --xgroup with this very image.",
     )
     parser.add_argument(
         "--dry_run",
@@ -129,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
 
         platform = Platform.parse(args)
     with Archive(home.expand(args.file)) as archive:
-        archive.check()
+        with steps.patience(f"Check {archive.path.name}") as tick:
+            archive.check(tick)
         found = recorded.read(archive)
         terminal.note(f"All parts are as they were written: {archive.digest}")
         if args.extract:
@@ -140,6 +146,10 @@ def run(args: argparse.Namespace) -> int:
         if args.on is None and args.xgroup and not args.dry_run and _is_elsewhere(args.xgroup):
             from caliban.commands import replay_waiting
 
+            if args.rerun:
+                raise UsageError(
+                    f"--rerun: jobs of {args.xgroup} were sent elsewhere; only --on sends others"
+                )
             return replay_waiting.compare(args, archive, jobs, tolerance)
         if args.dry_run:
             return _list(found, jobs)
@@ -184,6 +194,7 @@ def again(args: argparse.Namespace, group: str, is_sent: bool = False) -> str:
     from caliban.model.provenance import Provenance
 
     given = {**launch_record.given(args, add_arguments), "xgroup": group}
+    given.pop("rerun", None)  # what has succeeded meanwhile isn't run once more
     if is_sent:
         given.pop("on", None)
     return shlex.join(Provenance("", args.command, given).command_line())
@@ -209,7 +220,9 @@ def _choose(args: argparse.Namespace, found: Recorded) -> list[RecordedJob]:
 
     numbers = list(_ranges(args.only))
     if beyond := next((each for each in numbers if each[-1] > len(found.jobs)), None):
-        raise UsageError(f"--only {beyond[-1]}: the file has {len(found.jobs)} experiments")
+        number = len(found.jobs)
+        many = "1 experiment" if number == 1 else f"{number} experiments"
+        raise UsageError(f"--only {beyond[-1]}: the file has {many}")
     outlines = [
         Outline(
             *(job.number, str(job.number), job.number, job.launch, job.experiment),

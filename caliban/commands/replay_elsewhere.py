@@ -155,7 +155,8 @@ def run(
             if args.xgroup:
                 sending.bring_up_to_date(store, backends, user, group)
             backend = backends.of(platform.name)
-            jobs_of = replay_jobs.Wanted(archive.path.resolve(), group, None, not args.xgroup)
+            is_new = args.rerun or not args.xgroup
+            jobs_of = replay_jobs.Wanted(archive.path.resolve(), group, None, is_new)
             pending, uids = _record(backend, store, record, jobs_of, jobs, ready)
             tracking_choice.expect(store, [job.uid for job in pending.jobs], tracking)
             has_ended = _see_through(store, backends, platform, group, pending, [*uids.values()])

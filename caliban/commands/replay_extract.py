@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from caliban import config, terminal
+from caliban import config, result_file, terminal
 from caliban.bundle import extraction
 from caliban.bundle.archive import Archive
 from caliban.bundle.recorded import Recorded, RecordedJob, RecordedLaunch
@@ -18,7 +20,7 @@ CODE, EXPERIMENTS, LOCK = "code", "experiments.json", "requirements.lock"
 
 
 def extract(archive: Archive, found: Recorded, directory: Path) -> int:
-    """Writes a directory for each launch, and prints their names.
+    """Writes a directory for each launch, and prints their names: all of them, or none.
 
     Args:
       archive: the file.
@@ -27,23 +29,54 @@ def extract(archive: Archive, found: Recorded, directory: Path) -> int:
 
     Raises:
       UsageError: it is there, or the code cannot be written.
+      CalibanError: the disk is full.
     """
+    folders = [directory.resolve() / str(number) for number in range(len(found.launches))]
+    jobs = [[job for job in found.jobs if job.launch == at] for at in range(len(folders))]
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UsageError(f"--extract {directory}: it is there already, and not empty")
-        for number, launch in enumerate(found.launches):
-            folder = directory.resolve() / str(number)
-            extraction.extract(archive, launch.code, folder / CODE)
-            jobs = [job for job in found.jobs if job.launch == number]
-            (folder / EXPERIMENTS).write_text(_json([dict(job.experiment.params) for job in jobs]))
-            (folder / CODE / config.FILE_NAME).write_text(_json(_settings(launch.plan)))
-            if launch.plan.lock:
-                (folder / LOCK).write_text(launch.plan.lock, errors="surrogateescape")
-            _tell(launch, jobs, folder)
-            terminal.result(str(folder))
+        with _removed_on_failure(folders):
+            for launch, mine, folder in zip(found.launches, jobs, folders, strict=True):
+                extraction.extract(archive, launch.code, folder / CODE)
+                _write(launch, mine, folder)
     except OSError as error:
-        raise UsageError(f"--extract: cannot write {error.filename}: {error.strerror}") from None
+        name = error.filename or directory  # a write doesn't know where it goes
+        raise result_file.failure(str(name), error) from None
+    for launch, mine, folder in zip(found.launches, jobs, folders, strict=True):
+        _tell(launch, mine, folder)
+        terminal.result(str(folder))
     return 0
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folders: Sequence[Path]) -> Iterator[None]:
+    """Removes folders of one directory, and that, if something is raised in the `with`.
+
+    Args:
+      folders: that are not there yet; of the directories that they lie in, those go that neither
+        are there yet.
+    """
+    above = [each for each in folders[0].parents if not each.exists()] if folders else []
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                terminal.warn(f"{folder} is not whole, and could not be removed")
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _write(launch: RecordedLaunch, jobs: Sequence[RecordedJob], folder: Path) -> None:
+    """Writes what a launch takes besides its code."""
+    (folder / EXPERIMENTS).write_text(_json([dict(job.experiment.params) for job in jobs]))
+    (folder / CODE / config.FILE_NAME).write_text(_json(_settings(launch.plan)))
+    if launch.plan.lock:
+        (folder / LOCK).write_text(launch.plan.lock, errors="surrogateescape")
 
 
 def _settings(plan: ImagePlan) -> dict[str, Any]:

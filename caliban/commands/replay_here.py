@@ -83,7 +83,7 @@ def run(
         with record:
             group = launch.new_group(store, flags.user_name(), args.xgroup)
             options_of = {number: each.options for number, each in containers.items()}
-            wanted = replay_jobs.Wanted(file, group, output, not args.xgroup)
+            wanted = replay_jobs.Wanted(file, group, output, args.rerun or not args.xgroup)
             swept, uids = replay_jobs.record(backend, store, wanted, jobs, prepared, options_of)
             plans = {each.image: each.container_spec(file) for each in prepared.values()}
             earlier = {each.image: each.earlier for each in prepared.values()}

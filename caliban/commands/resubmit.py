@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -262,11 +263,11 @@ def _announce(jobs: Sequence[Job], is_dry: bool) -> None:
     """Lists the jobs: for --dry_run, all of them are the result."""
     from caliban.commands import job_lines
 
-    say = terminal.result if is_dry else terminal.note
+    say, stream = (terminal.result, sys.stdout) if is_dry else (terminal.note, sys.stderr)
     say("the following jobs would be resubmitted:")
     for job in jobs if is_dry else jobs[:_LISTED]:
         say(job_lines.command(job))
-        say(f"  {job_lines.line(job)}")
+        say(terminal.folded(f"  {job_lines.line(job)}", stream))
         if is_remote(job):
             say(f"  sent to: {job.submission.target}")
     if len(jobs) > _LISTED and not is_dry:

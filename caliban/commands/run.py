@@ -68,10 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the image, runs the jobs and sums up; 0 only if every job succeeded."""
-    from caliban.commands import relaunch, run_choice
+    from caliban.commands import run_choice
     from caliban.docker.engine import Engine
 
     if args.resume:
+        from caliban.commands import relaunch
+
         return relaunch.resume(args)
     flags.check_module(args.module, "caliban run")
     wanted = run_choice.understand(args)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caliban.commands import (
     container_choice,
@@ -20,7 +21,9 @@ from caliban.commands.image_choice import ImageChoice
 from caliban.errors import Problems
 from caliban.model.image import ImagePlan, Mode
 from caliban.platform.local import Mount
-from caliban.tracking.place import Place
+
+if TYPE_CHECKING:
+    from caliban.tracking.place import Place
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--job",
-        type=flag_types.natural_number,
+        type=flag_types.job_number,
         metavar="ID",
         help="Open the very image that this job ran, pinned; `caliban status` shows the ids.",
     )

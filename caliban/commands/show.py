@@ -9,12 +9,12 @@ caliban show --json 12
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from caliban import flag_types, flags, joblog, terminal
+from caliban.model import shell_words
 from caliban.model.job import Job
 from caliban.model.lock import Lock
 from caliban.terminal import one_line
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
         "job",
-        type=flag_types.positive_number,
+        type=flag_types.job_number,
         metavar="JOB",
         help="Number of a job, as `caliban status` shows it.",
     )
@@ -248,7 +248,7 @@ def _packages(plan: Mapping[str, Any]) -> str:
 def _launched(job: Job, provenance: Provenance) -> list[tuple[str, str]]:
     return [
         ("by", f"{one_line(job.user)} with caliban {provenance.version}"),
-        ("command", one_line(shlex.join(provenance.command_line(job.experiment.args)))),
+        ("command", shell_words.join(provenance.command_line(job.experiment.args))),
         ("variables", one_line(", ".join(provenance.variables))),
         ("secrets", one_line(", ".join(provenance.secrets))),
     ]

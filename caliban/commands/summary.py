@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import joblog, launch, terminal
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from caliban.platform.local import LocalBackend
     from caliban.runner import Launched
 
-# How many failed jobs a summary names.
+# How many failed jobs a summary names, how many causes, and how many jobs of each.
 _NAMED = 20
+_CAUSES = 10
+_EXAMPLES = 5
 
 
 def see_through(
@@ -48,7 +50,7 @@ def see_through(
     code = 0
     if sweep.jobs:
         finished, interrupted = launch.run_here(backend, store, sweep.jobs, how)
-        code = _sum_up(finished, interrupted, again)
+        code = _sum_up(store, finished, interrupted, again)
     elsewhere = [job.uid for job in sweep.superfluous if not job.outcome.status.is_final]
     missing = [job for job in store.jobs(elsewhere) if job.outcome.status is not Status.SUCCEEDED]
     if missing and code != INTERRUPTED:
@@ -80,7 +82,7 @@ def _experiments(number: int) -> str:
     return "1 experiment" if number == 1 else f"{number} experiments"
 
 
-def _sum_up(jobs: Sequence[Launched], interrupted: bool, again: str) -> int:
+def _sum_up(store: HistoryStore, jobs: Sequence[Launched], interrupted: bool, again: str) -> int:
     """Says what became of the jobs, and which failed; returns the exit code."""
     counts = Counter(job.outcome.status for job in jobs)
     failed = [job for job in jobs if job.outcome.status is Status.FAILED]
@@ -98,9 +100,29 @@ def _sum_up(jobs: Sequence[Launched], interrupted: bool, again: str) -> int:
         terminal.note(f"  ... and {len(failed) - _NAMED} more that failed")
     group = shlex.quote(jobs[0].request.group)
     if failed:
+        for line in _causes(store, [job.request.uid for job in failed]):
+            terminal.note(line)
         terminal.note(f"'caliban status --xgroup {group}' shows all.")
+        # One job is changed and run by its own command; what a replay has come to is compared.
+        if len(jobs) > 1 and not interrupted and not again:
+            terminal.note(f"'caliban resubmit --xgroup {group}' runs again what failed.")
     if interrupted:
         again = again or f"caliban run --resume {group}"
         terminal.note(f"'{again}' goes on with what has not succeeded.")
         return INTERRUPTED
     return 0 if counts.keys() <= {Status.SUCCEEDED} else 1
+
+
+def _causes(store: HistoryStore, failed: Sequence[str]) -> Iterator[str]:
+    """Why jobs failed, those together that failed for the same."""
+    from caliban.model import selection
+    from caliban.model.selection import Outline
+
+    found = selection.causes(map(Outline.of, store.jobs(failed)))
+    for cause in found[:_CAUSES]:
+        some = ", ".join(map(str, cause.jobs[:_EXAMPLES]))
+        some += ", ..." if len(cause.jobs) > _EXAMPLES else ""
+        which = f"{launch.count_of_jobs(len(cause.jobs))} ({some})" if len(failed) > 1 else "cause"
+        yield f"  {which}: {terminal.one_line(cause.example)}"
+    if more := found[_CAUSES:]:
+        yield f"  ... and {len(more)} more causes"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from caliban.errors import UsageError
+from caliban.model import suggestion
 
 PREFIX = "dlvm:"
 
@@ -107,10 +108,8 @@ def _retired(alias: str, library: str, mode: str, version: str) -> UsageError:
 
 
 def _unknown(alias: str) -> UsageError:
-    import difflib
-
     known = [*(f"{PREFIX}{each}-{mode}" for each in _IMAGES for mode in ("cpu", "gpu")), *aliases()]
-    near = difflib.get_close_matches(alias, known, n=1)
+    near = suggestion.near(alias, known)
     meant = f"; did you mean {near[0]}?" if near else ""
     listed = "; ".join(
         f"{PREFIX}{library}-cpu or -gpu, with -{', -'.join(versions)} for a version"

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
-from caliban.model import experiment
+from caliban.model import experiment, shell_words
 from caliban.model.experiment import Experiment, Value
 
 # How much text is kept ready to be repeated, in characters: enough to keep the interpreter's part
@@ -107,12 +107,4 @@ def _joined(fragments: Sequence[str], style: Json) -> str:
 
 def quoted(experiment: Experiment) -> str:
     """The arguments of an experiment, as they would be typed into a shell."""
-    return " ".join(map(_quote, experiment.flags()))
-
-
-def _quote(word: str) -> str:
-    """A word as a shell takes it, on one line and without what would steer a terminal."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = word.encode("unicode_escape").decode().replace("'", "\\'")
-    return f"$'{escaped}'"
+    return shell_words.join(experiment.flags())

@@ -73,7 +73,7 @@ class Submission:
 
     @property
     def output(self) -> str:
-        """The directory on this machine that the job writes its files into; "" for none."""
+        """Where the job writes its files: a directory of this machine, or an address elsewhere."""
         return str(self.payload.get("output", ""))
 
 
@@ -179,8 +179,8 @@ class Job:
       created: when it was written down (UTC).
       report: what it said of itself.
       stop_requested: when somebody asked it to end (UTC); None if nobody did.
-      details: what else is recorded of it: "code", the digest of code that was mounted live; for
-        jobs of caliban 0.4, what that wrote.
+      details: what else is recorded of it: "code", the digest of code that was mounted live, or
+        "node", the machine of a cluster; for jobs of caliban 0.4, what that wrote.
     """
 
     id: int

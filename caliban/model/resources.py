@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import InitVar, dataclass
 from typing import ClassVar, Generic, Self
 
 from caliban.errors import UsageError
-from caliban.model import hardware
+from caliban.model import hardware, suggestion
 from caliban.model.hardware import GPU, TPU, Hardware, K
 
 MORE = (
@@ -48,7 +47,7 @@ class _Spec(Generic[K]):
             raise UsageError(
                 f"{_some(self.count, self.kind)} of type {self.type} {verb} available for any "
                 "machine type",
-                f"Try one of: {', '.join(map(str, self.known.counts))}.\n{MORE}",
+                f"Try one of: {', '.join(map(str, self.known.counts))}.\n{MORE}\n{FORCE}",
             )
 
     @classmethod
@@ -358,7 +357,7 @@ def _usual_machine(gpu: GPUSpec | None, tpu: TPUSpec | None, known: Hardware) ->
 def _suggest(wrong: str, known: Iterable[str]) -> str:
     """What may have been meant, or else all that there is."""
     every = list(known)
-    likely = ", ".join(difflib.get_close_matches(wrong.lower(), every, 5))
+    likely = ", ".join(suggestion.near(wrong, every, most=5))
     return f"Try one of: {likely or _listed(every)}."
 
 

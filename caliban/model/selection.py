@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -10,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caliban.errors import UsageError
-from caliban.model import report
+from caliban.model import report, suggestion
 from caliban.model.experiment import Experiment, Value
-from caliban.model.job import Status
+from caliban.model.job import Job, Status
 from caliban.model.report import Metric
 
 # The number of a cause of failure; nobody has a milliard of them.
@@ -46,6 +45,14 @@ class Outline:
     reason: str = ""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     cause: str = ""
+
+    @classmethod
+    def of(cls, job: Job) -> Outline:
+        """That of a job."""
+        return cls(
+            *(job.id, job.uid, job.experiment_id, job.container_spec_id, job.experiment),
+            *(job.outcome.status, job.outcome.reason, job.report.metrics, job.report.cause),
+        )
 
 
 @dataclass(frozen=True)
@@ -311,6 +318,6 @@ def ordered(jobs: Sequence[Outline], by: str) -> list[Outline]:
 def _near(name: str, known: Iterable[str], what: str) -> str:
     """A hint for a name that is not known."""
     names = sorted(known)
-    if near := difflib.get_close_matches(name, names):
-        return f"Did you mean {' or '.join(near)}?"
+    if meant := suggestion.question(name, names):
+        return meant
     return f"Their {what}: {', '.join(names[:20])}" if names else f"They have no {what}."

@@ -61,8 +61,8 @@ class Level:
       value: in words.
       runs: how many there are.
       failed: how many of them failed.
-      best: the best value of the metric; None for none.
-      median: its median.
+      best: the best value of the metric among those that succeeded; None for none.
+      median: its median among those.
     """
 
     value: str
@@ -158,7 +158,9 @@ class Facts:
         return levels
 
     def _level(self, value: str, runs: Sequence[Run]) -> Level:
-        known = [each for run in runs if (each := self.value(run)) is not None]
+        # What a run has reported before it failed is no result.
+        good = [run for run in runs if run.job.outcome.status is Status.SUCCEEDED]
+        known = [each for run in good if (each := self.value(run)) is not None]
         failed = sum(run.job.outcome.status is Status.FAILED for run in runs)
         best = (min if self.is_smaller_better else max)(known) if known else None
         return Level(value, len(runs), failed, best, statistics.median(known) if known else None)
@@ -178,7 +180,7 @@ def find(group: str, jobs: Iterable[Job], sort: str = "", launches: Sequence[Lau
       UsageError: no job has that metric.
     """
     jobs = sorted(jobs, key=lambda job: job.id)
-    outlines = [_outline(job) for job in jobs]
+    outlines = [Outline.of(job) for job in jobs]
     causes = selection.causes(outlines)
     numbers = {job: cause.number for cause in causes for job in cause.jobs}
     runs = [_run(job, numbers.get(job.id, 0)) for job in jobs]
@@ -219,20 +221,6 @@ def find(group: str, jobs: Iterable[Job], sort: str = "", launches: Sequence[Lau
         best=[run for _, run in good],
         causes=causes,
         launches=launches,
-    )
-
-
-def _outline(job: Job) -> Outline:
-    return Outline(
-        job.id,
-        job.uid,
-        job.experiment_id,
-        job.container_spec_id,
-        job.experiment,
-        job.outcome.status,
-        job.outcome.reason,
-        job.report.metrics,
-        job.report.cause,
     )
 
 

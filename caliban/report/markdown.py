@@ -18,6 +18,9 @@ _LEVELS = 13
 
 _LONGEST = 120
 
+# A number, with a unit perhaps: "0.05", "1e-05", "4 min 28 s"; or none.
+_NUMERIC = re.compile(r"[-+]?\d[\d.e+-]*( \w+)*|\N{EN DASH}|")
+
 
 def render(facts: Facts) -> str:
     """The whole text."""
@@ -122,8 +125,9 @@ def rows(launch: Launch) -> list[tuple[str, str]]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    are_numbers = [all(map(_NUMERIC.fullmatch, column)) for column in zip(*rows, strict=True)]
     yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
+    yield f"|{''.join('---:|' if each else '---|' for each in are_numbers)}"
     for row in rows:
         yield f"| {' | '.join(row)} |"
 

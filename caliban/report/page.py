@@ -19,7 +19,7 @@ from typing import Any
 
 from caliban import __version__
 from caliban.errors import UsageError
-from caliban.model.job import duration
+from caliban.model.job import Status, duration
 from caliban.model.lock import Lock
 from caliban.report.facts import Facts, Launch, Run, sort_key, text
 from caliban.report.markdown import rows
@@ -33,6 +33,9 @@ _JOBS = 12
 _LONGEST = 300
 
 _MOST_POINTS = 3000
+
+# Of a cell whose digits stand below those of other rows.
+_NUMBER = ' class="number"'
 
 _EXTRA = "pip install 'caliban[report]'"
 
@@ -148,8 +151,11 @@ def _column(kind: str, name: str, values: Sequence[Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value that JavaScript reads as it is."""
-    is_number = isinstance(value, float | int) and sort_key(value)[0] == 0
-    return value if is_number or value is None else _short(text(value))
+    return value if _is_number(value) or value is None else _short(text(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and sort_key(value)[0] == 0
 
 
 def _short(value: str) -> str:
@@ -214,7 +220,11 @@ def _charts(facts: Facts) -> Iterator[str]:
     for name in facts.metrics:
         chosen = " selected" if name == facts.metric else ""
         yield f'<option value="{_escape(name)}"{chosen}>{_escape(name)}</option>'
-    yield "</select> <small>The line joins the medians; the star is the best run.</small></p>\n"
+    yield "</select> <small>The line joins the medians of the runs that succeeded; the star is the "
+    yield "best of them."
+    if any(run.job.outcome.status is not Status.SUCCEEDED for run in facts.runs):
+        yield " Runs that did not succeed are hollow."
+    yield "</small></p>\n"
     yield '<div id="against" class="chart"></div>\n</section>\n'
 
 
@@ -222,16 +232,20 @@ def _best(facts: Facts) -> Iterator[str]:
     if not facts.best:
         return
     which = "smallest" if facts.is_smaller_better else "largest"
+    best = facts.best[:_BEST]
     yield f"<section>\n<h2>Best runs</h2>\n<p>By <code>{_escape(facts.metric)}</code>, the {which} "
-    yield 'first.</p>\n<div class="scroll"><table>\n<thead><tr><th class="number">job</th>'
-    yield f'<th class="number">{_escape(facts.metric)}</th>'
-    yield "".join(f"<th>{_escape(name)}</th>" for name in facts.parameters)
+    yield 'first.</p>\n<div class="scroll"><table id="best">\n<thead><tr>'
+    yield f'<th class="number">job</th><th class="number">{_escape(facts.metric)}</th>'
+    for name in facts.parameters:
+        has_numbers = any(_is_number(run.parameters.get(name)) for run in best)
+        yield f"<th{_NUMBER if has_numbers else ''}>{_escape(name)}</th>"
     yield '<th class="number">time</th></tr></thead>\n<tbody>\n'
-    for run in facts.best[:_BEST]:
+    for run in best:
         yield f'<tr><td class="number">{run.job.id}</td>'
         yield f'<td class="number"><b>{_escape(text(facts.value(run)))}</b></td>'
         for name in facts.parameters:
-            yield f"<td>{_escape(text(run.parameters.get(name)))}</td>"
+            value = run.parameters.get(name)
+            yield f"<td{_NUMBER if _is_number(value) else ''}>{_escape(text(value))}</td>"
         yield f'<td class="number">{_took(run.seconds)}</td></tr>\n'
     yield "</tbody></table></div>\n</section>\n"
 

@@ -17,9 +17,10 @@ import pytest
 
 from caliban.bundle import archive
 from caliban.bundle.archive import Archive
+from caliban.bundle.spool import Content, Spool
 from caliban.errors import UsageError
 
-PARTS: dict[str, bytes | Path] = {
+PARTS: dict[str, bytes | Content] = {
     "Dockerfile": b"FROM debian\n",
     "files/0a": b"x" * 1000,
     "files/0b": b"",
@@ -49,11 +50,12 @@ def test_what_was_written_is_read(file: Path) -> None:
 
 
 def test_the_same_content_is_the_same_bytes(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "part").write_bytes(b"x" * 1000)
     other = tmp_path / "other.tar"
-    parts: dict[str, bytes | Path] = {**PARTS, "files/0a": tmp_path / "part"}
-    backwards = dict(reversed(parts.items()))
-    digest = archive.write(other, {"jobs": [{"job": 1}], "group": "tuning"}, backwards)
+    with Spool() as spool:
+        content = spool.keep([b"x" * 400, b"x" * 600])
+        assert content is not None
+        backwards = dict(reversed({**PARTS, "files/0a": content}.items()))
+        digest = archive.write(other, {"jobs": [{"job": 1}], "group": "tuning"}, backwards)
     assert other.read_bytes() == file.read_bytes()
     with Archive(file) as opened:
         assert opened.digest == digest
@@ -152,9 +154,9 @@ def test_a_manifest_that_lies_is_refused_in_no_time(
 ) -> None:
     forged(file, change)
     before = sorted(tmp_path.iterdir())
-    began = time.monotonic()
+    began = time.process_time()
     assert str(file) in refusal(file)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -197,7 +199,7 @@ def test_a_manifest_nested_without_end_is_no_crash(file: Path) -> None:
 def test_two_hundred_files_of_noise_are_refused(file: Path) -> None:
     whole = file.read_bytes()
     chance = random.Random(3)
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(200):
         noise = bytearray(whole)
         for _ in range(chance.randrange(1, 400)):
@@ -206,7 +208,7 @@ def test_two_hundred_files_of_noise_are_refused(file: Path) -> None:
         if noise != whole:
             file.write_bytes(noise)
             refusal(file)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize("name", ["missing.tar", "."])

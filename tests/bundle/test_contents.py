@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 
 from caliban import home as folder
 from caliban import joblog
-from caliban.bundle import contents
-from caliban.bundle.code import Kind, SourceFile
+from caliban.bundle import code, contents
+from caliban.bundle.code import Kind
 from caliban.bundle.contents import Contents
+from caliban.bundle.spool import Spool
 from caliban.docker.engine import Engine
 from caliban.errors import UsageError
 from caliban.history.store import HistoryStore
@@ -38,14 +41,19 @@ def job(home: Path) -> Iterator[Job]:
 def gathered(job: Job, project: Path, files: Mapping[str, str], *allowed: str) -> Contents:
     """What the file of one job would hold, which ran these files of a project."""
     write(project, files)
-    listed = [SourceFile(name, Kind.FILE, text.encode()) for name, text in files.items()]
+    recorded = {
+        name: code.recorded(Kind.FILE, hashlib.sha256(text.encode()).hexdigest())
+        for name, text in files.items()
+    }
     provenance = Provenance(
         version="1.0",
         command="run",
         plan=ImagePlan(Mode.CPU, "debian:12", str(project)).to_json(),
-        source=Source("sha256:0", {each.path: each.recorded for each in listed}),
+        source=Source("sha256:0", recorded),
     )
-    return contents.gather("sweep", [job], [(provenance, [job.id])], Engine(), allowed)
+    with Spool() as spool:
+        launches = [(provenance, [job.id])]
+        return contents.gather("sweep", [job], launches, Engine(), spool, allowed)
 
 
 def refusal(job: Job, project: Path, files: Mapping[str, str]) -> str:
@@ -80,3 +88,21 @@ def test_an_address_in_code_is_judged_as_it_was_for_the_image(job: Job, tmp_path
     assert gathered(job, tmp_path, {"test_urls.py": f"URL = '{ADDRESS}'\n"}).parts
     found = refusal(job, tmp_path, {"requirements.txt": f"--index-url {ADDRESS}\n"})
     assert "requirements.txt, line 1: a password in a URL" in found
+
+
+def test_a_key_deep_in_a_long_output_is_found_in_little_memory(job: Job, tmp_path: Path) -> None:
+    folder.directory(joblog.FOLDER)
+    line = b"epoch 1: loss 0.123456789\n"
+    with gzip.open(joblog.compressed(job.uid), "wb", compresslevel=1) as log:
+        for _ in range(60):
+            log.write(line * 40_000)  # a megabyte
+        log.write(f"at {ADDRESS}\n".encode())
+    data = "x" * 99 + "\n"
+    tracemalloc.start()
+    try:
+        found = refusal(job, tmp_path, {"a.py": "", "data.csv": data * 200_000})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert f"logs/{job.id}.log.gz, line 2400001: a password in a URL" in found
+    assert most < 60_000_000  # 20 MB of it are the test's own

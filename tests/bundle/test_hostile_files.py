@@ -274,10 +274,10 @@ def test_a_hostile_file_is_refused_and_nothing_is_written(
     HOSTILE[name](manifest, parts)
     forgery.raw(file, forgery.dumped(manifest, parts), dict(sorted(parts.items())))
     before = everything_in(tmp_path)
-    began = time.monotonic()
+    began = time.process_time()
     done = inline("replay", str(file), "--extract", str(target))
     assert done.returncode == 2, (done.stdout, done.stderr)
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert f"{file} cannot be used: " in done.stderr
     assert "\0" not in done.stderr and len(done.stderr) < 1000
     after = [each for each in everything_in(tmp_path) if ".caliban" not in each[0]]

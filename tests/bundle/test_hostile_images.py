@@ -131,8 +131,8 @@ def test_an_image_that_is_another_or_would_get_a_name_is_not_loaded(
 
     content = make()
     forgery.write(tmp_path / "x.tar", lambda _, parts: parts.update({"images/0.tar.gz": content}))
-    began = time.monotonic()
+    began = time.process_time()
     with Archive(tmp_path / "x.tar") as opened, pytest.raises(UsageError) as caught:
         images.load(opened, "images/0.tar.gz", ID, NoEngine())  # type: ignore[arg-type]
     assert why in caught.value.message
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS

@@ -25,6 +25,8 @@ import pytest
 from tests.conftest import Caliban
 from tests.dockerd import Dockerd, gpu_tools
 
+pytestmark = pytest.mark.takes(15)
+
 ROUNDS = int(os.environ.get("CALIBAN_CHAOS_ROUNDS", "5"))
 FIRST = int(os.environ.get("CALIBAN_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 

@@ -21,6 +21,8 @@ from tests.provenance.test_git import TOKEN
 from tests.report import sweeps
 from tests.workshop import docker
 
+pytestmark = pytest.mark.takes(12)
+
 SCHEMA = Path(package.__file__).parent / "resources" / "bundle" / "manifest.schema.json"
 
 

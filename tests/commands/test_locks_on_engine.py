@@ -7,10 +7,9 @@ import io
 import json
 import re
 import subprocess
-import tarfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,11 @@ from caliban import launch
 from caliban.flags import user_name
 from caliban.model.lock import Lock
 from tests.conftest import Inline
+from tests.history.recent import recent_jobs
+from tests.tarball import packed
 from tests.workshop import Workshop, docker
+
+pytestmark = pytest.mark.takes(10)
 
 _FREEZE = """
 import importlib.metadata, sys
@@ -55,7 +58,7 @@ class Index:
         page = "\n".join(links).encode()
         files[f"{self.name}/simple/{package}/index.html"] = page
         subprocess.run(
-            ["docker", "cp", "-", f"{self.container}:/srv"], input=_tar(files), check=True
+            ["docker", "cp", "-", f"{self.container}:/srv"], input=packed(files), check=True
         )
 
 
@@ -68,16 +71,6 @@ def _wheel(package: str, version: str) -> bytes:
         tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr(f"{info}/WHEEL", tags)
         archive.writestr(f"{info}/RECORD", "")
-    return stream.getvalue()
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in files.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
     return stream.getvalue()
 
 
@@ -162,7 +155,7 @@ def test_a_package_that_is_not_what_was_resolved_is_not_installed(
     ran = inline("run", "--nogpu", "trainer.train")
     assert (ran.returncode, ran.stdout) == (0, "1.0\n"), ran.stderr
     with launch.open_history() as store:
-        [job] = store.recent_jobs(user_name(), 1)
+        [job] = recent_jobs(store, user_name(), 1)
         lock = Lock.parse(job.container_spec["lock"])
         assert "metrics==1.0 \\\n    --hash=sha256:" in lock.packages
         false = re.sub("sha256:[0-9a-f]+", f"sha256:{'0' * 64}", str(lock))

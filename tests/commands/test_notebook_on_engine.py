@@ -25,8 +25,11 @@ import pytest
 from caliban.docker import jupyter
 from tests.browser import Browser
 from tests.commands.conftest import Start, wait_for
-from tests.conftest import Inline, OpenScreen
+from tests.conftest import Inline
+from tests.parts import OpenScreen
 from tests.workshop import Workshop, docker
+
+pytestmark = pytest.mark.takes(10)
 
 NOTEBOOK = ("notebook", "--nogpu")
 

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from tests.commands.conftest import Start, kept_output, wait_for
-from tests.conftest import Caliban, OpenScreen
+from tests.conftest import Caliban
 from tests.dockerd import Dockerd
+from tests.parts import OpenScreen
 
 JOB = """
 case "$2" in

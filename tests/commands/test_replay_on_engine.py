@@ -26,6 +26,8 @@ from tests.docker_registry import DockerRegistry
 from tests.dockerd import Dockerd
 from tests.workshop import Workshop, docker
 
+pytestmark = pytest.mark.takes(12)
+
 TUTORIAL = Path(package.__file__).parents[1] / "tutorials" / "basic"
 PASSWORD = "hunter-2-in-the-dark"
 
@@ -93,6 +95,10 @@ def test_the_tutorial_comes_to_the_same_where_nothing_is_known_of_it(
     found = replayed(caliban, "tuning.tar", "--xgroup", "again", "--only", "2-3")
     assert [each["replayed"]["job"] for each in found["experiments"]] == [2, 3]  # not run anew
     assert len(json.loads(caliban("status", "--xgroup", "again", "--json").stdout)) == 3
+    done = caliban("replay", "tuning.tar", "--xgroup", "again", "--only", "3")
+    assert "Skipped: 1 experiment succeeded before with this image (--rerun)" in done.stderr
+    found = replayed(caliban, "tuning.tar", "--xgroup", "again", "--only", "3", "--rerun")
+    assert [each["replayed"]["job"] for each in found["experiments"]] == [4]
 
     whole = bytearray(Path("tuning.tar").read_bytes())
     at = whole.index(b"scikit-learn==", whole.index(b"launches/0/requirements.lock\0"))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.commands.test_run_on_engine import RUN, Write, jobs
-from tests.conftest import Caliban, OpenScreen
+from tests.conftest import Caliban
+from tests.parts import OpenScreen
 from tests.workshop import docker
 
 GROUP = ("--xgroup", "g")

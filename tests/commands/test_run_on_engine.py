@@ -65,7 +65,9 @@ def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
     assert "2 SUCCEEDED" in summary
     assert "1 FAILED" in summary
     assert "--complain 'too bad' --exit 7" in summary
+    assert "\n  cause: too bad\n" in summary
     assert "caliban status --xgroup mixed" in summary
+    assert "'caliban resubmit --xgroup mixed' runs again what failed." in summary
     rows = jobs(caliban)
     assert [row["exit_code"] for row in rows] == [0, 7, 0]
     assert f"its output: caliban logs {rows[1]['job']}" in summary

@@ -23,7 +23,8 @@ from caliban.model.experiment import Experiment
 from caliban.model.job import JobRequest, Outcome, Status, Submission
 from caliban.model.report import Report
 from tests.commands.conftest import Start
-from tests.conftest import USER, Inline, OpenScreen
+from tests.conftest import USER, Inline
+from tests.parts import OpenScreen
 
 NOW = datetime.datetime(2026, 11, 21, 3, 43, 41, tzinfo=datetime.UTC)
 SPEC = {"mode": "cpu", "directory": "/p", "module": {"name": "trainer.train"}}
@@ -279,6 +280,25 @@ def test_watch_shows_as_much_as_the_terminal_has_room_for(
     terminal.keys("C-c")
     terminal.shows("^host 130>")
     assert "job 40 " in terminal.text()
+
+
+@pytest.mark.parametrize("command", ["status --xgroup g", "status --watch --xgroup g"])
+def test_lines_are_broken_between_words_where_the_terminal_ends(
+    screen: OpenScreen, record: Record, command: str
+) -> None:
+    reports = {f"metric_{number}": number * 1000 for number in range(4)}
+    record([(Status.SUCCEEDED, reports)])
+    terminal = screen()
+    terminal.resize(70, 30)
+    terminal.clear()
+    terminal.line(f"{shlex.quote(sys.executable)} -m caliban {command}")
+    terminal.shows("metric_3")
+    terminal.shows("^host 0>")
+    shown = terminal.text()
+    words = [*(f"{name}={value}" for name, value in reports.items()), "container: i", "in under"]
+    assert [word for word in words if word not in shown] == []
+    [at] = [n for n, line in enumerate(shown.splitlines()) if line.startswith("    job 1 ")]
+    assert shown.splitlines()[at + 1].startswith("      ")
 
 
 def test_a_watch_without_jobs_ends_at_once(inline: Inline) -> None:

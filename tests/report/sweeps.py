@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import gzip
 import math
@@ -12,7 +13,7 @@ from typing import Any
 from caliban import home, joblog
 from caliban.history.store import HistoryStore
 from caliban.model.experiment import Experiment
-from caliban.model.job import Handle, JobRequest, Outcome, Status, Submission
+from caliban.model.job import Handle, Job, JobRequest, Outcome, Status, Submission
 from caliban.model.provenance import Image, Machine, Provenance, Repository, Source
 from caliban.model.report import Report
 
@@ -81,6 +82,12 @@ def record(store: HistoryStore, group: str, number: int, hostile: bool = False) 
             printed = f"epoch 1\n{reports[uid].cause}\n"
             joblog.compressed(uid).write_bytes(gzip.compress(printed.encode(), mtime=0))
     return uids
+
+
+def with_metrics(job: Job) -> Job:
+    """A job that has reported a loss of 0.1 or, if it failed, of -1."""
+    loss = -1.0 if job.outcome.status is Status.FAILED else 0.1
+    return dataclasses.replace(job, report=dataclasses.replace(job.report, metrics={"loss": loss}))
 
 
 def _params(chance: random.Random, hostile: bool) -> dict[str, Any]:

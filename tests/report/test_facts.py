@@ -81,6 +81,15 @@ def test_values_are_summed_up_one_by_one_or_by_ranges(jobs: list[Job]) -> None:
     assert len(found.levels("dropout")) == 4
 
 
+def test_what_a_run_has_reported_before_it_failed_is_no_result(jobs: list[Job]) -> None:
+    found = facts.find("sweep", [sweeps.with_metrics(job) for job in jobs])
+    assert found.counts[Status.FAILED] > 0
+    levels = [each for name in found.parameters for each in found.levels(name)]
+    known = {(each.best, each.median) for each in levels if each.runs > each.failed}
+    assert known == {(0.1, 0.1)}
+    assert {each.best for each in levels if each.runs == each.failed} <= {None}
+
+
 def test_a_group_that_said_nothing_has_facts_as_well(jobs: list[Job]) -> None:
     import dataclasses
 

@@ -13,6 +13,8 @@ import pytest
 
 from caliban import joblog
 from caliban.history.store import HistoryStore
+from caliban.model.job import Status
+from caliban.report import facts, page
 from tests.browser import Browser
 from tests.conftest import Caliban, Inline
 from tests.report import sweeps
@@ -55,6 +57,41 @@ def test_a_browser_opens_it_without_an_error_and_without_the_network(
     assert "Download plot as a PNG" in titles
     assert not any("Share" in title or "Cloud" in title for title in titles)
     assert "unsafe-eval" not in report.read_text()[:2000]
+
+
+def test_numbers_of_the_best_runs_stand_below_one_another(report: Path, browser: Browser) -> None:
+    table = browser.visit(report.as_uri()).page.locator("#best")
+    heads = table.locator("th").all_inner_texts()
+    aligned = "all => all.map(each => getComputedStyle(each).textAlign)"
+    for cells in ("th", "tbody tr:first-child td"):
+        how = dict(zip(heads, table.locator(cells).evaluate_all(aligned), strict=True))
+        assert how == {
+            **dict.fromkeys(heads, "left"),
+            **dict.fromkeys(("job", "accuracy", "learning_rate", "width"), "right"),
+            **dict.fromkeys(("dropout", "seed", "time"), "right"),
+        }
+    figures = "each => getComputedStyle(each).fontVariantNumeric"
+    assert table.locator("td").first.evaluate(figures) == "tabular-nums"
+
+
+def test_runs_that_failed_are_hollow_and_not_among_the_medians(
+    tmp_path: Path, browser: Browser, home: Path
+) -> None:
+    with HistoryStore.open() as store:
+        sweeps.record(store, "sweep", 60)
+        jobs = store.group_jobs("tester", "sweep", 1)
+    found = facts.find("sweep", [sweeps.with_metrics(job) for job in jobs])
+    path = tmp_path / "report.html"
+    path.write_text(page.render(found, {}))
+    visit = browser.visit(path.as_uri())
+    visit.page.wait_for_selector("#against .main-svg")
+    points, medians, *_ = visit.page.locator("#against").evaluate("each => each.data")
+    failed = [run.job.outcome.status is Status.FAILED for run in found.runs]
+    assert 0 < sum(failed) < 60
+    assert [each == "circle-open" for each in points["marker"]["symbol"]] == failed
+    rates = {run.parameters["learning_rate"] for run in found.runs}
+    assert medians["y"] == [0.1] * len(rates)
+    assert "Runs that did not succeed are hollow." in visit.page.content()
 
 
 def test_the_table_is_sorted_by_any_column(report: Path, browser: Browser) -> None:
@@ -263,6 +300,8 @@ def test_markdown_has_the_best_runs_the_failures_and_what_ran(home: Path, inline
     assert "200 experiments: 177 SUCCEEDED, 23 FAILED." in text
     assert "Time of all jobs together: 6 h 6 min; median 1 min 21 s, longest 4 min 28 s." in text
     assert "## Best by `loss`, the smallest first" in text
+    assert "|---:|---:|" in text.split("## Best by")[1].splitlines()[3]
+    assert "|---|---|---:|---:|---:|---:|" in text  # parameter, value, runs, failed, best, median
     assert "| 14 | `FloatingPointError: the loss is nan` | 14, 16, 30, 44, 54, ... |" in text
     assert "`commit 9c0ffee9c0ffee9c0ffee9c0ffee9c0ffee9c0ff and 1 changed file`" in text
 

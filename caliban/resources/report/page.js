@@ -189,6 +189,9 @@
     const told = rows.map((index) => `job ${jobs[index]}, ${states[index]}<br>` + plain(name) + " = " +
       number(metric.values[index]) + parameters.slice(0, 12).map((each) =>
         "<br>" + plain(each.name, 30) + " = " + plain(each.values[index] === null ? "\u2013" : each.values[index], 40)).join(""));
+    const [good, bad, open] = ["--accent", "--bad", "--open"].map(css);
+    const colours = rows.map((row) => (states[row] === "SUCCEEDED" ? good : states[row] === "FAILED" ? bad : open));
+    const symbols = rows.map((row) => (states[row] === "SUCCEEDED" ? "circle" : "circle-open"));
     const layout = {
       height: 290 * down + 30, margin: { l: 60, r: 12, t: 12, b: 50 }, font: FONT, showlegend: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", modebar: modebar(),
@@ -210,14 +213,18 @@
       const axes = { xaxis: "x" + suffix, yaxis: "y" + suffix };
       traces.push({
         ...axes, type, mode: "markers", x: found.x, y, text: told, hovertemplate: "%{text}<extra></extra>",
-        marker: { size: rows.length > 1000 ? 5 : 7, opacity: rows.length > 300 ? 0.45 : 0.7, color: css("--accent") },
+        marker: {
+          size: rows.length > 1000 ? 5 : 7, opacity: rows.length > 300 ? 0.45 : 0.7,
+          color: colours, symbol: symbols,
+        },
       });
       if (found.places && found.places.length > 1) {
         const of = new Map(found.places.map((value) => [value, []]));
-        rows.forEach((row) => of.get(parameter.values[row]).push(metric.values[row]));
+        // What a run has reported before it failed is no result.
+        rows.filter((row) => states[row] === "SUCCEEDED").forEach((row) => of.get(parameter.values[row]).push(metric.values[row]));
         traces.push({
           ...axes, type: "scatter", mode: "lines+markers", hoverinfo: "skip",
-          x: found.places.map(found.at), y: found.places.map((value) => median(of.get(value))),
+          x: found.places.map(found.at), y: found.places.map((value) => (of.get(value).length ? median(of.get(value)) : null)), connectgaps: true,
           line: { color: css("--soft"), width: 1.5 }, marker: { color: css("--soft"), size: 5, symbol: "line-ew", line: { width: 2, color: css("--soft") } },
         });
       }
