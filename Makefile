@@ -3,11 +3,14 @@
 PYTHON ?=
 export PYTHON
 
+# Processes that run tests, most of which wait for containers much of the time.
+TEST_WORKERS ?= 4
+
 PREPARE := scripts/prepare.sh
 BIN := $(CURDIR)/.venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv dev programs mlflow engine lint docs bench clean stop-engine
+.PHONY: help demo test announce venv dev programs mlflow engine lint docs bench clean stop-engine
 
 help:  ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,8 +20,13 @@ demo: venv engine  ## Set everything up and run the tutorial's sweep in containe
 	  caliban run --nogpu --experiment_config experiment.json trainer.train && \
 	  caliban status
 
-test: dev programs mlflow engine lint  ## Set everything up and run every check and test
-	. ./.engine.env && $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: announce dev programs mlflow engine lint  ## Set everything up and run every check and test
+	. ./.engine.env && $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+
+announce:
+	@echo "make test: sets up what is missing, checks style and types, then runs all tests in" \
+	  "$(TEST_WORKERS) processes. They build and run some hundred real images: 20 minutes on 4 cores," \
+	  "and a few GB of disk for as long as it runs."
 
 venv:  ## Make the virtual environment .venv, with caliban in it
 	@$(PREPARE) venv

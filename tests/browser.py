@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
-from playwright.sync_api import Dialog, Page, expect, sync_playwright
+import playwright.sync_api as playwright
+from playwright.sync_api import BrowserContext, Dialog, Page, expect, sync_playwright
 
 # How long something may take on a busy machine, in seconds.
 _PATIENCE = 120
@@ -36,26 +36,34 @@ class Visit:
     requests: list[str]
 
 
-class Browser:
-    """A Chromium that has never been anywhere."""
+class Chromium:
+    """A Chromium without a window, which is several browsers that know nothing of one another."""
 
     def __init__(self, executable: str) -> None:
         self._playwright = sync_playwright().start()
-        self._chromium = self._playwright.chromium.launch(executable_path=executable)
-        self._context = self._chromium.new_context()
-        self._context.set_default_timeout(_PATIENCE * 1000)
+        self._program = self._playwright.chromium.launch(executable_path=executable)
 
-    def __enter__(self) -> Browser:
-        return self
+    def browser(self) -> Browser:
+        """One that has never been anywhere."""
+        return Browser(self._program)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._chromium.close()
+    def close(self) -> None:
+        """Ends the program."""
+        self._program.close()
         self._playwright.stop()
+
+
+class Browser:
+    """What has been opened in it, and is kept of that, nobody else sees."""
+
+    def __init__(self, program: playwright.Browser) -> None:
+        self._program = program
+        self._contexts: list[BrowserContext] = []
+
+    def close(self) -> None:
+        """Closes all pages."""
+        for context in self._contexts:
+            context.close()
 
     def visit(
         self, url: str, scheme: Literal["light", "dark"] = "light", width: int = 1280
@@ -67,10 +75,7 @@ class Browser:
           scheme: the colours that its reader prefers.
           width: of the window.
         """
-        context = self._chromium.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 900}
-        )
-        page = context.new_page()
+        page = self._page(color_scheme=scheme, viewport={"width": width, "height": 900})
         visit = Visit(page, [], [])
 
         def dismiss(dialog: Dialog) -> None:
@@ -84,6 +89,13 @@ class Browser:
         page.goto(url)
         return visit
 
+    def _page(self, **options: Any) -> Page:
+        """A new page; `options` are those of playwright's new_context."""
+        context = self._program.new_context(**options)
+        self._contexts.append(context)
+        context.set_default_timeout(_PATIENCE * 1000)
+        return context.new_page()
+
     def run_cell(self, url: str, code: str) -> str:
         """Opens Jupyter, makes a notebook, runs a cell, saves, and returns what the cell printed.
 
@@ -91,7 +103,7 @@ class Browser:
           url: as `caliban notebook` prints it.
           code: which prints something.
         """
-        page = self._context.new_page()
+        page = self._page()
         page.goto(url)
         page = self._new_notebook(page)
         page.locator(".jp-CodeCell .cm-content").first.click()
@@ -124,6 +136,6 @@ class Browser:
             page.locator(".jp-LauncherCard[data-category=Notebook]", has_text="Python 3").click()
             return page
         page.get_by_text("New", exact=True).click()
-        with self._context.expect_page() as opened:
+        with page.context.expect_page() as opened:
             page.get_by_text("Python 3 (ipykernel)").click()
         return opened.value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 import re
 import shutil
 import signal
@@ -74,16 +75,25 @@ class Dockerd:
         ]
         self._child: subprocess.Popen[bytes] | None = None
         self._containerd: subprocess.Popen[bytes] | None = None
-        net = 16 + int(name, 16) % 200
         try:
             self._call("ip", "link", "add", "name", self._bridge, "type", "bridge")
-            self._call("ip", "address", "add", f"172.31.{net}.1/24", "dev", self._bridge)
+            self._take_addresses()
             self._call("ip", "link", "set", self._bridge, "up")
             self._start_containerd()
             self.start()
         except (AssertionError, NoEngineError) as error:
             self.close()
             raise NoEngineError(f"a second engine does not start: {error}") from None
+
+    def _take_addresses(self) -> None:
+        """Gives the bridge addresses that nothing else here has, another engine, say."""
+        for net in random.sample(range(16, 216), 200):
+            own = (f"172.31.{net}.1/24", "dev", self._bridge)
+            self._call("ip", "address", "add", *own)
+            if len(self._call("ip", "-oneline", "address", "show", "to", own[0]).splitlines()) == 1:
+                return
+            self._call("ip", "address", "delete", *own)  # both do, and each takes others then
+        raise NoEngineError("all addresses of 172.31.0.0/16 are taken")
 
     def _start_containerd(self) -> None:
         # As on most machines, it is a service of its own: an engine that was killed and finds the
@@ -103,14 +113,15 @@ class Dockerd:
             start_new_session=True,
         )
 
-    def _call(self, *command: str, check: bool = True) -> None:
+    def _call(self, *command: str, check: bool = True) -> str:
         environment = {**os.environ, "PATH": _search()}
         done = subprocess.run(
             [*self._root, *command], capture_output=True, check=False, env=environment
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stderr.decode()}"
+        return done.stdout.decode()
 
-    def lose(self, image: str) -> Callable[[], None]:
+    def lose(self, image: str) -> Callable[[], object]:
         """Takes away the record of an image that it goes on knowing, as in the midst of a removal.
 
         Args:

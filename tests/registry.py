@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import platform
-import tarfile
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.tarball import packed
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -57,19 +57,14 @@ class Registry:
           Its digest, "sha256:...".
         """
         repository, _, tag = name.partition(":")
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            for path, text in files.items():
-                header = tarfile.TarInfo(path)
-                header.size = len(text.encode())
-                archive.addfile(header, io.BytesIO(text.encode()))
-        layer = gzip.compress(stream.getvalue(), mtime=0)
+        unpacked = packed({path: text.encode() for path, text in files.items()})
+        layer = gzip.compress(unpacked, mtime=0)
         machine = platform.machine()
         config = {
             "architecture": _ARCHITECTURES.get(machine, machine),
             "os": "linux",
             "config": {"Labels": dict(labels), "Cmd": ["true"]},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(stream.getvalue())]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(unpacked)]},
         }
         manifest = {
             "schemaVersion": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -25,7 +26,7 @@ FILES = sorted(
 LINES = (
     ("errors",),
     ("flag_types", "home", "interrupt", "process", "result_file", "terminal"),
-    ("board", "document", "joblog", "model"),
+    ("board", "document", "flagfiles", "joblog", "model", "steps"),
     ("config", "docker", "history", "platform"),
     ("bundle", "ending", "gpu_pool", "provenance", "remote", "report", "tracking"),
     ("settle",),
@@ -105,6 +106,14 @@ def test_imports_point_downward_only() -> None:
         if HEIGHT[unit(imported)] >= HEIGHT[unit(importer)]
     ]
     assert wrong == []
+
+
+def test_the_page_on_the_structure_has_the_same_layers() -> None:
+    page = (PACKAGE.parent / "docs" / "structure.md").read_text()
+    layers = re.search(r"^Downward only:\n\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    assert layers is not None
+    shown = [{*re.findall(r"`(\w+)`", line)} for line in layers[1].split("→")]
+    assert shown == [{*line} for line in reversed(LINES)]
 
 
 def test_the_package_itself_imports_nothing() -> None:

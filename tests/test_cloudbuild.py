@@ -110,6 +110,7 @@ def test_a_tag_that_is_none_is_answered_with_the_nearest() -> None:
     ]
 
 
+@pytest.mark.takes(60)
 def test_an_image_of_the_matrix_is_built_here_and_caliban_builds_on_it(
     workshop: Workshop,
     caliban: Caliban,

@@ -233,6 +233,14 @@ def test_the_layout_names_every_file_of_the_package() -> None:
     assert named == {name for name in there if not name.endswith("/__init__.py")}
 
 
+def test_the_layout_names_every_script() -> None:
+    layout = blocks(DOCS / "structure.md", "text")[0]
+    named = re.findall(r"^scripts/(\S+)", layout, re.MULTILINE)
+    assert {*named} == {
+        file.name for file in (ROOT / "scripts").iterdir() if file.suffix in (".py", ".sh")
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())

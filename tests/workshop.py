@@ -11,20 +11,21 @@ import fcntl
 import os
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from docker.errors import APIError
 
 from caliban.config import Config
+from caliban.docker import debris
 from caliban.docker.engine import Engine
 from caliban.model.image import Mode
 
 T = TypeVar("T")
+
+_PRUNE = "docker builder prune --force --all"
 
 
 def docker(*args: str, stdin: str = "", check: bool = True) -> str:
@@ -88,26 +89,32 @@ class Workshop:
                 docker("rm", "--force", container, check=False)
             images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
             for _ in range(9):  # an image goes only after those that were built on it
-                if found := dict.fromkeys(docker(*images).split()):
-                    docker("rmi", "--force", *found, check=False)
+                if not (found := dict.fromkeys(docker(*images).split())):
+                    break
+                docker("rmi", "--force", *found, check=False)
             assert docker(*images) == ""
             with contextlib.suppress(BlockingIOError), self._presence:
                 # Otherwise, what is new may be another session's, which goes on from there.
                 fcntl.flock(self._presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if new := layers_of_buildkit() - self._layers:
-                    chosen = f"id={'|'.join(new)}"
-                    docker("builder", "prune", "--force", "--all", "--filter", chosen)
+                    self._prune(new)
+
+    def _prune(self, layers: set[str]) -> None:
+        """Begins to remove layers of BuildKit's, which takes up to a minute; nobody waits for it.
+
+        But for the next session: what removes them has the lock until it is done.
+        """
+        subprocess.run(
+            ["sh", "-c", f'{_PRUNE} --filter "$0" >/dev/null 2>&1 &', f"id={'|'.join(layers)}"],
+            pass_fds=[self._presence.fileno()],
+            start_new_session=True,
+            check=True,
+        )
 
 
 def layers_of_buildkit() -> set[str]:
     """What BuildKit keeps for later builds, except what it has downloaded."""
-    with contextlib.closing(Engine().client) as client:
-        while True:
-            try:
-                found = client.df()["BuildCache"] or []
-                break
-            except APIError as error:  # the engine answers one such question at a time
-                if "already running" not in str(error):
-                    raise
-                time.sleep(0.2)
+    engine = Engine()
+    with contextlib.closing(engine.client):
+        found = debris.disk_usage(engine)["BuildCache"] or []
     return {each["ID"] for each in found if each["Type"] != "exec.cachemount"}
