@@ -24,6 +24,9 @@ def outcome(state: Mapping[str, Any]) -> Outcome:
     status, reason = _meaning(code)
     if state.get("OOMKilled") and code:
         reason = "out of memory"
+    if started and finished:
+        # The engine notes a start only once it has heard of it: what is short has ended before.
+        started = min(started, finished)
     return Outcome(status, code, reason, started, finished)
 
 

@@ -50,7 +50,10 @@ JOB = Job(
         (("--pinned",), "--pinned needs an image: --image_id IMAGE, or --job ID"),
         (("--image_id", "x", "--job", "1"), "--image_id and --job both name an image"),
         (("--job", "7"), "tester has no job 7"),
-        (("--job", "x"), "argument --job: expected 0 or a positive whole number, found 'x'"),
+        (
+            ("--job", "x"),
+            "argument --job: expected the number of a job, as 'caliban status' shows it",
+        ),
         (("--shell", "fish"), "argument --shell: invalid choice: 'fish'"),
         (("--docker_run_args", "--name x"), "--docker_run_args must not hold '--name'"),
         (("--image_id", "x", "--cloud_key", "none"), "key"),

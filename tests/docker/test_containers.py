@@ -73,6 +73,11 @@ def test_a_container_that_was_made_has_not_started_yet() -> None:
     assert state.outcome(found) == Outcome(Status.SUBMITTED)
 
 
+def test_nothing_has_ended_before_it_started_though_the_engine_may_say_so() -> None:
+    found = state.outcome(exited(0, FinishedAt="2026-11-21T03:41:39.120456789Z"))
+    assert found.started == found.finished == STARTED - datetime.timedelta(milliseconds=3)
+
+
 @pytest.mark.parametrize(("code", "recorded"), [(127, 127), (0, 1)])
 def test_a_container_that_could_not_be_started_has_failed(code: int, recorded: int) -> None:
     message = 'OCI runtime create failed: exec: "python": not found\nmore of it'

@@ -120,9 +120,7 @@ class EngineBuild:
 
     def _answer(self, output: IO[bytes]) -> bool:
         """Tells of the answer; returns whether the image was built."""
-        self._connection.recv(
-            1, socket.MSG_PEEK
-        )  # until the request has been sent, and is answered
+        self._connection.recv(1, socket.MSG_PEEK)  # waits until the request has been sent
         # Slow to load, and not needed for the request: the engine is at work by now.
         from http.client import HTTPException, HTTPResponse
 
