@@ -19,6 +19,7 @@ from caliban.docker.image import context, inputs
 from caliban.docker.image.dockerfile import DEPENDENCIES, LABEL, LOCK, OWN_FOLDERS
 from caliban.errors import EngineError, UsageError
 from caliban.model.image import ImagePlan
+from caliban.model.image_name import ImageName
 from caliban.model.provenance import Image, Machine, Provenance, Repository, Source
 from caliban.provenance import git, machine
 
@@ -270,13 +271,26 @@ def _image(engine: Engine, image: str, plan: Mapping[str, Any]) -> Image:
         digest=_first(found.get("RepoDigests")),
         base=base,
         base_id=base_id,
-        base_digest=_first((below or {}).get("RepoDigests")),
+        base_digest=_first((below or {}).get("RepoDigests"), base),
     )
 
 
-def _first(names: Sequence[str] | None) -> str:
-    """One of several names: caliban's own, of which no registry is a part, before others."""
-    return min(names or (), key=lambda name: ("/" in name, name), default="")
+def _first(names: Sequence[str] | None, like: str = "") -> str:
+    """One of several names: of the repository of `like`, then caliban's own, then others."""
+
+    def is_elsewhere(name: str) -> bool:
+        return not like or _place(name) != _place(like)
+
+    # Of caliban's own names, no registry is a part.
+    return min(names or (), key=lambda name: (is_elsewhere(name), "/" in name, name), default="")
+
+
+def _place(image: str) -> tuple[str, str] | None:
+    try:
+        name = ImageName.parse(image)
+    except UsageError:
+        return None
+    return name.host, name.path
 
 
 def _copied_files(plan: ImagePlan, image: Image) -> dict[str, str]:

@@ -40,8 +40,9 @@ def test_show_answers_what_exactly_ran_on_every_platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = f"{docker_registry.host}/team/shown:1"
-    docker("tag", workshop.base("plain"), base)
-    docker("push", base)
+    for name in (f"{docker_registry.host}/team/another:1", base):  # one image, known by both
+        docker("tag", workshop.base("plain"), name)
+        docker("push", name)
     monkeypatch.setenv("CALIBAN_BASE_IMAGE", base)
     (sweep / "requirements.txt").write_text("six\n")
     at = commit(sweep)
