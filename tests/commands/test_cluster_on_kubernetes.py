@@ -339,11 +339,11 @@ class TestRefusals:
     def test_a_namespace_that_is_not_there_is_told_before_the_build(
         self, own_namespace: Namespace, sweep: Path, workshop: Workshop, inline: Inline
     ) -> None:
-        ended = self.refused(inline, workshop, "--nogpu", "--namespace", "nowhere")
+        ended = self.refused(inline, workshop, "--nogpu", "--namespace", "defautl")
         assert ended.returncode == 2
         assert re.search(
-            rf"{own_namespace.context} has no namespace 'nowhere'\nIt has: .*\bdefault\b.*\.\n"
-            "Make it: kubectl .* create namespace nowhere",
+            rf"{own_namespace.context} has no namespace 'defautl'\nIt has: default\b.*\.\n"
+            "Make it: kubectl .* create namespace defautl",
             ended.stderr,
         )
 

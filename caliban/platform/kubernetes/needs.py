@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from caliban.errors import Problems, RefusedError, UsageError
+from caliban.model.suggestion import near
 from caliban.platform.kubernetes import manifest, storage
 from caliban.platform.kubernetes.place import Place
 
@@ -197,6 +198,8 @@ class _Search:
             google=place.on_google or ("PROJECT", "LOCATION", "NAME"),
         )
         if there := self._names(kind, path):
+            close = near(name, there, _NAMED)  # what may have been meant is among those named
+            there = close + [each for each in there if each not in close]
             more = f", and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
             hint = f"It has: {', '.join(there[:_NAMED])}{more}.\n{hint}"
         return UsageError(f"{where} has no {kind.title.format(name=name)}", hint)
