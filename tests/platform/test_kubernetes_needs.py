@@ -173,9 +173,10 @@ class TestANamespace:
         assert "create namespace team" in caught.value.hint
 
     def test_what_comes_near_is_named_first_of_many(self) -> None:
-        many = {f"/api/v1/namespaces/{name}": {} for name in (*"abcdefghijklmn", "teams")}
+        names = (*"abcdefghijklmn", "teams")
+        answers = Answers({f"/api/v1/namespaces/{name}": {} for name in names})
         with pytest.raises(UsageError) as caught:
-            needs.check_namespace(cast(Connection, Answers(many)), PLACE)
+            needs.check_namespace(cast(Connection, answers), PLACE)
         assert "It has: teams, a, b, c, d, e, f, g, h, i, j, k, and 3 more.\n" in caught.value.hint
 
     def test_that_may_not_be_seen_may_be_there(self) -> None:
