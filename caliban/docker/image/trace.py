@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,21 +49,32 @@ class Trace:
         Raises:
           ValueError: it is none.
         """
+        logs: dict[bytes, list[dict[int, int | bytes]]] = {}
+        steps = []
         for number, value in _fields(message):
             if number == _VERTEXES and isinstance(value, bytes):
-                yield from self._vertex(dict(_fields(value)))
+                steps.append(dict(_fields(value)))
             elif number == _LOGS and isinstance(value, bytes):
-                yield from self._log(dict(_fields(value)))
+                log = dict(_fields(value))
+                logs.setdefault(_bytes(log, _LOG_VERTEX), []).append(log)
+        for each in steps:
+            # A busy engine tells of a step, of what it printed, and of its end in one message.
+            yield from self._begin(each)
+            for log in logs.pop(_bytes(each, _DIGEST), ()):
+                yield from self._log(log)
+            yield from self._end(each)
+        for log in itertools.chain(*logs.values()):
+            yield from self._log(log)
 
-    def _vertex(self, fields: dict[int, int | bytes]) -> Iterator[bytes]:
-        if _STARTED not in fields:
-            return
+    def _begin(self, fields: dict[int, int | bytes]) -> Iterator[bytes]:
         key = _bytes(fields, _DIGEST)
-        step = self._steps.get(key)
-        if step is None:
+        if _STARTED in fields and key not in self._steps:
             step = self._steps[key] = _Step(len(self._steps) + 1, _time(_bytes(fields, _STARTED)))
             yield b"#%d %s" % (step.number, _bytes(fields, _NAME))
-        if _COMPLETED not in fields or step.has_ended:
+
+    def _end(self, fields: dict[int, int | bytes]) -> Iterator[bytes]:
+        step = self._steps.get(_bytes(fields, _DIGEST))
+        if step is None or _COMPLETED not in fields or step.has_ended:
             return
         step.has_ended = True
         if step.partial:

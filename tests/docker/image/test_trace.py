@@ -66,6 +66,16 @@ def test_a_failure_comes_after_all_that_the_step_has_printed() -> None:
     assert found[1:] == ["#1 0.250 no end of line", "#1 ERROR: exit code: 1"]
 
 
+def test_a_busy_engine_tells_all_of_a_step_in_one_message() -> None:
+    failed = vertex("[2/2] RUN false", BEGUN, ENDED, field(7, b"exit code: 1"))
+    said = log("[2/2] RUN false", "why\n", 1_800_000_001)
+    found = lines(vertex("[1/2] RUN true", BEGUN, ENDED, field(4, 1)) + failed + said)
+    assert found == [
+        *("#1 [1/2] RUN true", "#1 CACHED"),
+        *("#2 [2/2] RUN false", "#2 1.250 why", "#2 ERROR: exit code: 1"),
+    ]
+
+
 def test_what_newer_versions_say_besides_is_passed_over() -> None:
     more = field(9, b"new") + field(300, 1 << 40) + varint(10 << 3 | 1) + b"\0" * 8
     assert lines(more + field(2, b""), vertex("x", BEGUN, more)) == ["#1 x"]
