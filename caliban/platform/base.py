@@ -128,6 +128,13 @@ class RemoteBackend(Backend, Protocol):
     def find(self, target: str, group: str) -> Mapping[str, Handle]:
         """The jobs of an experiment group that a target has, by uid."""
 
+    def doubles(self) -> set[Handle]:
+        """Jobs that `status` has seen beside those it was asked about, with the uid of one of them.
+
+        They are told once, and only while they go on.
+        """
+        return set()
+
     def seconds(self, target: str, count: int) -> float:
         """How long so many submissions take at least, by the platform's own limits, in seconds."""
 

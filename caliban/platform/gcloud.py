@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
 import datetime
 import json
 from collections.abc import Mapping
@@ -39,9 +38,11 @@ def settings(environment: Mapping[str, str]) -> Settings:
     Variables like CLOUDSDK_CORE_PROJECT win over the file, as they do for gcloud.
     """
     parser = configparser.ConfigParser(interpolation=None)
-    # A damaged file is as good as none here: gcloud itself will say so.
-    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+    try:
         parser.read(_active(folder(environment), environment), encoding="utf-8")
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        # A damaged file is as good as none here: gcloud itself will say so.
+        parser.clear()
 
     def read(section: str, option: str) -> str:
         variable = environment.get(f"CLOUDSDK_{section}_{option}".upper())

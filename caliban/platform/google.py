@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from caliban import home, process
 from caliban.errors import CalibanError, UsageError
-from caliban.platform import gcloud
+from caliban.platform import answers, gcloud
 from caliban.platform.rest import LOGIN, NETWORK, as_it_is
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _tried(found: Access) -> Access:
         found.credentials.refresh(_request())  # type: ignore[no-untyped-call]
     except (TransportError, OSError) as error:
         raise CredentialsError(
-            f"Google can't be reached, to try {found.source}: {_reason(error)}", NETWORK
+            f"Google can't be reached, to try {found.source}: {answers.why(error)}", NETWORK
         ) from None
     except (RefreshError, GoogleAuthError, ValueError) as error:
         if _is_of_a_stranger(error):

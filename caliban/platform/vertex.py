@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from caliban.errors import RefusedError
+from caliban.errors import PlatformError, RefusedError
 from caliban.model import labels
 from caliban.model.job import Handle, JobRequest, Outcome, Submission
 from caliban.platform import cloud_logging, targets, vertex_job
@@ -24,6 +24,9 @@ PER_MINUTE = 60.0
 # Seconds after which a region that doesn't answer is left out.
 _PATIENCE = 30.0
 
+# A request arrives at the latest so long after another one that was sent because it seemed lost.
+_LATEST = datetime.timedelta(minutes=15)
+
 # How many jobs that the list has not are asked for one by one.
 _MISSING = 50
 
@@ -31,7 +34,7 @@ _PAGE = 100  # the API's own limit
 
 # How many jobs are asked for by name at a time, in an address of less than 2,000 characters.
 _NAMED = 35
-_FIELDS = "name,state,startTime,endTime,error"
+_FIELDS = "name,labels,state,startTime,endTime,error"
 
 
 class VertexBackend(RemoteBackend):
@@ -57,6 +60,7 @@ class VertexBackend(RemoteBackend):
         self._environment = environment
         self._per_minute = per_minute
         self._buckets: dict[str, TokenBucket] = {}
+        self._alike: dict[Handle, str] = {}  # with the number of the job whose uid each has
         self._lock = threading.Lock()
 
     def plan(self, request: JobRequest) -> Submission:
@@ -164,6 +168,27 @@ class VertexBackend(RemoteBackend):
 
         return targets.outcomes(handles, ask, _PATIENCE, silence)
 
+    def doubles(self) -> set[Handle]:
+        """See RemoteBackend: of requests that arrived when they were not waited for any more."""
+        with self._lock:
+            alike, self._alike = self._alike, {}
+        return {handle for handle, number in alike.items() if self._is_double(handle, number)}
+
+    def _is_double(self, handle: Handle, number: str) -> bool:
+        """Whether a job is of the same request as another, and not a copy that somebody made."""
+        url = self._jobs(handle.target)
+        try:
+            job, other = (self._session.get(f"{url}/{each}") for each in (handle.id, number))
+            with understanding(url):
+                made = [
+                    datetime.datetime.fromisoformat(each["createTime"]) for each in (job, other)
+                ]
+                return abs(made[0] - made[1]) < _LATEST and all(
+                    job[name] == other[name] for name in ("displayName", "labels", "jobSpec")
+                )
+        except PlatformError:
+            return False  # it is seen again the next time
+
     def stop(self, handle: Handle) -> None:
         """Asks a job to end; one that has ended, or is gone, needs nothing.
 
@@ -225,6 +250,7 @@ class VertexBackend(RemoteBackend):
           wanted: the uid of each by its number.
         """
         left = dict(wanted)
+        numbers = {uid: number for number, uid in wanted.items() if uid}
         found: dict[str, Outcome] = {}
 
         def read(query: str) -> Iterator[int]:
@@ -233,8 +259,12 @@ class VertexBackend(RemoteBackend):
             for page in self._session.pages(self._jobs(target), params):
                 before = len(left)
                 for job in page.get("customJobs", ()):
-                    if left.pop(_number(job), None) is not None:
-                        found[_number(job)] = vertex_job.outcome(job)
+                    handle = _handle(target, job)
+                    if left.pop(handle.id, None) is not None:
+                        found[handle.id] = vertex_job.outcome(job)
+                    elif handle.id not in wanted and handle.uid in numbers and _goes_on(job):
+                        with self._lock:
+                            self._alike[handle] = numbers[handle.uid]
                 yield before - len(left)
 
         if len(left) > _NAMED:
@@ -242,9 +272,9 @@ class VertexBackend(RemoteBackend):
                 # By name they cost less than pages that are full of others.
                 if len(left) <= _NAMED or hits < _NAMED:
                     break
-        uids = sorted(filter(None, left.values()))
-        for start in range(0, len(uids), _NAMED):
-            for _ in read(" OR ".join(map(_has_uid, uids[start : start + _NAMED]))):
+        named = sorted(filter(None, left.values()))
+        for start in range(0, len(named), _NAMED):
+            for _ in read(" OR ".join(map(_has_uid, named[start : start + _NAMED]))):
                 pass
         # The list may lag behind: what has just been submitted is not taken for deleted.
         for number in sorted(left)[:_MISSING]:
@@ -273,6 +303,12 @@ def jobs_url(target: str, environment: Mapping[str, str]) -> str:
 
 def _handle(target: str, job: Mapping[str, Any]) -> Handle:
     return Handle(NAME, target, _number(job), job.get("labels", {}).get(labels.UID, ""))
+
+
+def _goes_on(job: Mapping[str, Any]) -> bool:
+    """Whether a job has not ended, and nobody has asked it to."""
+    is_cancelled = job.get("state") == "JOB_STATE_CANCELLING"
+    return not (is_cancelled or vertex_job.outcome(job).status.is_final)
 
 
 def _has_uid(uid: str) -> str:

@@ -114,6 +114,10 @@ class Backends:
                 self._opened[platform] = self._open(platform)
             return self._opened[platform]
 
+    def opened(self) -> list[RemoteBackend]:
+        """Those that have been needed so far."""
+        return list(self._opened.values())
+
     def _open(self, platform: str) -> RemoteBackend:
         if platform == "kubernetes":
             from caliban.platform.kubernetes.backend import KubernetesBackend

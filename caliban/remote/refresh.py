@@ -51,6 +51,7 @@ def refresh(store: HistoryStore, jobs: Sequence[Job], backends: Backends) -> boo
     store.settle(outcomes)
     nodes = {uid: outcome.node for uid, outcome in outcomes.items() if outcome.node}
     store.add_details("node", nodes)
+    _end_doubles(jobs, backends)
     _fetch_logs(store, backends)
     return not _warn(found.values())
 
@@ -107,6 +108,22 @@ def _missing(job: Job, backends: Backends) -> Outcome:
         now = datetime.datetime.now(datetime.UTC)
         return Outcome(Status.STOPPED, None, "stopped", job.outcome.started, now)
     return Outcome(Status.STOPPED, reason=backend.GONE)
+
+
+def _end_doubles(jobs: Iterable[Job], backends: Backends) -> None:
+    """Ends what is there a second time: its request came when it was not waited for any more."""
+    numbers = {job.uid: job.id for job in jobs}
+    for backend in backends.opened():
+        for double in backend.doubles():
+            if double.uid not in numbers:
+                continue  # who asked about its job was somebody else
+            what = f"job {numbers[double.uid]} was there a second time, as {double.id}"
+            try:
+                backend.stop(double)
+            except CalibanError as error:
+                terminal.warn(f"{what}, and can't be cancelled: {error.message}")
+            else:
+                terminal.note(f"{what}, by a request that came late; that one has been cancelled")
 
 
 def _fetch_logs(store: HistoryStore, backends: Backends) -> None:

@@ -169,9 +169,9 @@ class Submitter:
 
     def _run(self, threads: Sequence[threading.Thread], jobs: Sequence[Unsent]) -> None:
         """Lets threads ask the platform, while this one records, draws, and looks after signals."""
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             self._attend(threads, jobs)
         except BaseException:
             self._end()

@@ -18,6 +18,7 @@ class Fault:
       retry_after: seconds that the answer asks to wait for; 0 for none.
       lost: whether the connection is closed instead of an answer.
       delay: seconds before any of this.
+      held: what is waited for before any of this; None for nothing.
       message: of the error.
       details: of the error, as programs read them.
       answer: JSON that is answered instead of what Google would; None for that.
@@ -28,6 +29,7 @@ class Fault:
     retry_after: int = 0
     lost: bool = False
     delay: float = 0.0
+    held: threading.Event | None = None
     message: str = "that is what the test wants"
     details: tuple[Mapping[str, Any], ...] = ()
     answer: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests import kubernetes_cluster
 from tests.google_cloud.cloud import GoogleCloud
 
 _ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
 @contextlib.contextmanager
@@ -53,11 +55,24 @@ def lent(
     }
     cluster.connection.create(_ROLES, binding)
     try:
+        _wait_for_rights(cluster)
         cloud.tokens.given = _token(cluster)
         yield
     finally:
         cloud.tokens.given = ""
         cluster.connection.delete(f"{_ROLES}/{cluster.namespace}", {})
+
+
+def _wait_for_rights(cluster: kubernetes_cluster.Cluster) -> None:
+    """Waits until the server that has made the binding has heard of it."""
+    review = {
+        "user": f"system:serviceaccount:{cluster.namespace}:default",
+        "resourceAttributes": {"verb": "list", "resource": "pods"},
+    }
+    deadline = time.monotonic() + 30
+    while not cluster.connection.create(_REVIEWS, {"spec": review})["status"]["allowed"]:
+        assert time.monotonic() < deadline, "the service account gets no rights"
+        time.sleep(0.05)
 
 
 def _token(cluster: kubernetes_cluster.Cluster) -> str:

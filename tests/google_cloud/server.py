@@ -281,6 +281,8 @@ class _Connection(BaseHTTPRequestHandler):
         """Returns what is answered: a status of HTTP, 0 for none, and a body."""
         owner = self.server.owner
         fault = fault or Fault(accepted=True)
+        if fault.held:
+            fault.held.wait(60)
         time.sleep(fault.delay)
         if fault.status == 401:
             owner.tokens.expire(self._token())

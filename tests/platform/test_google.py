@@ -220,6 +220,7 @@ class TestRefusals:
         key.write_text(json.dumps(content))
         with pytest.raises(CredentialsError, match="Google can't be reached") as error:
             access(str(key), os.environ)
+        assert error.value.message.endswith(f"{key}: [Errno 111] Connection refused")
         assert "network" in error.value.hint
 
     def test_a_bundle_of_certificates_that_is_missing(
@@ -297,7 +298,14 @@ class TestSettings:
         environment |= {"CLOUDSDK_CORE_PROJECT": "p2", "CLOUDSDK_AI_REGION": "europe-west4"}
         assert settings(environment) == Settings("", "p2", "europe-west4")
 
-    @pytest.mark.parametrize("text", ["", "project = p1", "[core]\nproject", "[core\n", "\0"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "project = p1", "[core]\nproject", "[core\n", "\0"),
+            "[core]\nproject = p1\nproject = p2\n",
+            "[core]\nproject = p1\n[core]\n",
+        ],
+    )
     def test_that_are_damaged_are_none(self, tmp_path: Path, text: str) -> None:
         assert settings(self.configure(tmp_path, "default", text)) == Settings()
 

@@ -86,6 +86,6 @@ def test_what_never_answers_is_not_waited_for() -> None:
         done.append(number)
 
     began = time.monotonic()
-    for_each(range(20), ask, seconds=0.5)
+    for_each(range(20), ask, seconds=2)
     assert time.monotonic() - began < 20
     assert sorted(done) == [number for number in range(20) if number != 3]

@@ -10,6 +10,7 @@ import sys
 import threading
 import time as real
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from caliban.interrupt import Interruption
 from caliban.model.job import Status
 from caliban.platform.rest import Session
 from caliban.platform.vertex import VertexBackend
+from caliban.remote import submit
 from caliban.remote.backends import Backends
 from caliban.remote.submit import Submitter
 from tests.google_cloud import faults
@@ -258,6 +260,28 @@ class TestGoingOn:
         assert cloud.server.calls(CREATE) == []
 
 
+class Stopping:
+    """Somebody who stops jobs as soon as that is wished, and an answer that waits for it."""
+
+    def __init__(self, store: HistoryStore, uids: list[str]) -> None:
+        self.wished = threading.Event()
+        done = threading.Event()
+        self.awaited = Fault(accepted=True, held=done)
+
+        def stop() -> None:
+            self.wished.wait(60)
+            store.cancel_unsent(uids, datetime.datetime.now(datetime.UTC))
+            done.set()
+
+        self._thread = threading.Thread(target=stop)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+
 class TestStopping:
     def test_what_somebody_stops_before_it_was_sent_is_not_sent(
         self,
@@ -267,16 +291,16 @@ class TestStopping:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(VertexBackend, "AT_A_TIME", 8)
+        monkeypatch.setattr(submit, "_GLANCE", 0.1)
         jobs = record(backends, store, wanted(40))
-        cloud.faults.add(CREATE, faults.slow(0.4))
         last = [job.uid for job in jobs[-10:]]
-        timer = threading.Timer(
-            0.2, lambda: store.cancel_unsent(last, datetime.datetime.now(datetime.UTC))
+        stopping = Stopping(store, last)
+        cloud.faults.add(
+            CREATE, faults.told(stopping.wished, 1, replace(stopping.awaited, delay=0.4))
         )
-        timer.start()
         told = Told()
-        sent = send(backends, store, jobs, told)
-        timer.join()
+        with stopping:
+            sent = send(backends, store, jobs, told)
         assert sent.stopped == set(last)
         assert uids(cloud) == sorted(job.uid for job in jobs[:-10])
         assert sorted(told.stopped_ones) == [job.id for job in jobs[-10:]]
@@ -285,17 +309,10 @@ class TestStopping:
         self, cloud: GoogleCloud, backends: Backends, store: HistoryStore
     ) -> None:
         jobs = record(backends, store, wanted(3))
-        sending = threading.Event()
-        cloud.faults.add(CREATE, faults.told(sending, 3, faults.slow(1)))
-
-        def stop() -> None:
-            sending.wait(60)
-            store.cancel_unsent([jobs[1].uid], datetime.datetime.now(datetime.UTC))
-
-        thread = threading.Thread(target=stop)
-        thread.start()
-        sent = send(backends, store, jobs)
-        thread.join()
+        stopping = Stopping(store, [jobs[1].uid])
+        cloud.faults.add(CREATE, faults.told(stopping.wished, 3, stopping.awaited))
+        with stopping:
+            sent = send(backends, store, jobs)
         assert sent.stopped == {jobs[1].uid}
         states = {job["labels"]["caliban_uid"]: job["state"] for job in cloud.vertex.jobs}
         assert states[jobs[1].uid] == "JOB_STATE_CANCELLED"
@@ -308,7 +325,7 @@ def patient(cloud: GoogleCloud) -> Iterator[Backends]:
     """Backends that wait for real."""
     opened = Opened()
     session = Session(credentials(cloud), opened.waits.clock)
-    opened._opened["vertex"] = VertexBackend(session, cloud.environment(), per_minute=60)
+    opened._opened["vertex"] = VertexBackend(session, cloud.environment(), per_minute=6)
     yield opened
     session.close()
 
@@ -327,7 +344,8 @@ class TestInterruption:
             sending.wait(60)
             for _ in range(signals):
                 os.kill(os.getpid(), signal.SIGINT)
-                real.sleep(0.3)
+                while not told.notes and real.monotonic() - began < 30:  # it has not been noticed
+                    real.sleep(0.05)
 
         thread = threading.Thread(target=interrupt)
         began = real.monotonic()
@@ -336,7 +354,7 @@ class TestInterruption:
             backend = patient.of("vertex")
             sent = Submitter(backend, store, told, interruption, patient.waits).run(jobs)
         thread.join()
-        # At 60 a minute, the others would have taken 99 s.
+        # At 6 a minute, the second would have been sent after 10 s, and all after 990 s.
         assert real.monotonic() - began < 10
         assert sent.is_interrupted
         assert sent.problem is None
