@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ VARIABLE = "CALIBAN_TEST_KUBECONFIG"
 # What a cluster fetches that doesn't run from the images of this machine's engine.
 _PYTHON = "docker.io/library/python:3.12-slim"
 
+
+# Found before any test has a folder of its own for temporary files.
+_NODES = Path(tempfile.gettempdir(), "caliban-tests-nodes.lock")
 
 _HOSTNAME = {"key": "kubernetes.io/hostname", "operator": "Exists"}
 
@@ -110,7 +116,7 @@ class Cluster:
 
     def _wait_for_account(self) -> None:
         """Waits for the service account without which no pod is made."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while True:
             try:
                 self.connection.get(f"{self._path}/serviceaccounts/default")
@@ -118,6 +124,21 @@ class Cluster:
             except RefusedError:
                 assert time.monotonic() < deadline, "the namespace gets no service account"
                 time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def lock_nodes(alone: bool = False) -> Iterator[None]:
+    """Waits until no other test changes what the nodes have, and keeps it so; also a decorator.
+
+    They are the same for the tests of all processes: while one test gives them GPUs, jobs of others
+    run that are to wait for some.
+
+    Args:
+      alone: whether this test is the one that changes them.
+    """
+    with _NODES.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 def claimed(folder: Path, namespace: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.commands.conftest import Start, wait_for
 from tests.commands.kubernetes import Namespace
 from tests.conftest import Caliban
-from tests.kubernetes_cluster import Cluster
+from tests.kubernetes_cluster import Cluster, lock_nodes
 from tests.kubernetes_proxy import Proxy
 from tests.workshop import Workshop
 
@@ -24,6 +24,7 @@ _JOBS = int(os.environ.get("CALIBAN_TEST_JOBS", "60"))
 _RESUME = ("cluster", "job", "submit", "--resume", "g")
 
 
+@lock_nodes()
 def test_each_job_is_there_once_although_answers_get_lost_and_caliban_is_killed_twice(
     own_namespace: Namespace,
     cluster: Cluster,

@@ -434,7 +434,7 @@ class TestWrongUsage:
             check=False,
         )
         assert ended.returncode == 2
-        assert b"not valid UTF-8" in ended.stderr
+        assert ended.stderr.count(b"not valid UTF-8") == 1
 
 
 class TestFiles:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.commands.conftest import wait_for
 from tests.commands.kubernetes import Namespace
 from tests.commands.test_cluster_on_kubernetes import SUBMIT, status, submitted
 from tests.conftest import Inline
@@ -34,6 +35,12 @@ def may_only_submit(namespace: Namespace) -> Path:
         body = {"metadata": {"name": "submit"}, **content}
         code, answer = namespace.ask("POST", f"{roles}{end}", body)
         assert code == 201, answer
+    asked = {"namespace": namespace.name, "group": "batch", "resource": "jobs", "verb": "create"}
+    user = f"system:serviceaccount:{namespace.name}:somebody"
+    review = {"user": user, "resourceAttributes": asked}
+    reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    # The server that made the role has heard of it a moment later.
+    wait_for(lambda: namespace.ask("POST", reviews, {"spec": review})[1]["status"]["allowed"])
     path = f"{namespace.path('serviceaccounts', 'somebody')}/token"
     code, answer = namespace.ask("POST", path, {"spec": {}})
     assert code == 201, answer
@@ -58,8 +65,9 @@ def test_all_that_is_missing_is_told_at_once_with_the_names_that_there_are(
     assert (
         f"- {where} has no Secret 'wandb-key'\n  It has: wandb.\n  Make it: kubectl" in ended.stderr
     )
+    # First of all what may have been meant.
     assert (
-        f"- {where} has no service account 'train'\n  It has: default, trainer.\n" in ended.stderr
+        f"- {where} has no service account 'train'\n  It has: trainer, default.\n" in ended.stderr
     )
     assert "hush" not in ended.stderr and "token" not in ended.stderr
     # Whoever runs these tests may have Kueue; the queue isn't there in either case.

@@ -19,6 +19,7 @@ from tests.commands.kubernetes import Namespace
 from tests.commands.test_cluster_files import ODD
 from tests.conftest import Inline
 from tests.docker_registry import DockerRegistry
+from tests.kubernetes_cluster import lock_nodes
 from tests.parts import do_without
 from tests.workshop import Workshop, docker
 
@@ -289,6 +290,9 @@ class TestLists:
         ended = inline("cluster", "pod", "ls")
         assert (ended.returncode, ended.stdout) == (0, "")
         assert "no pods in " in ended.stderr
+        ended = inline("cluster", "job", "ls", "--xgroup", "tunning")
+        assert (ended.returncode, ended.stdout) == (0, "")
+        assert "no jobs of group 'tunning' in " in ended.stderr
 
     @pytest.mark.parametrize("kind", ["job", "pod"])
     def test_a_namespace_that_is_not_there_is_one(
@@ -311,6 +315,7 @@ class TestRefusals:
         assert status(inline) == []
         return ended
 
+    @lock_nodes()
     def test_a_cluster_without_gpus_has_none_for_the_usual_job(
         self, own_namespace: Namespace, sweep: Path, workshop: Workshop, inline: Inline
     ) -> None:
@@ -319,6 +324,7 @@ class TestRefusals:
         assert f"no node of {own_namespace.context} has a GPU (nvidia.com/gpu)" in ended.stderr
         assert "--nogpu" in ended.stderr and '"default_mode": "cpu"' in ended.stderr
 
+    @lock_nodes()
     def test_force_submits_it_for_nodes_that_may_come(
         self, own_namespace: Namespace, sweep: Path, inline: Inline
     ) -> None:

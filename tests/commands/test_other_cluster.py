@@ -17,7 +17,7 @@ from caliban.platform.kubernetes import identity
 from caliban.remote.backends import Backends
 from tests.commands.kubernetes import Namespace
 from tests.conftest import Inline
-from tests.kubernetes_cluster import Cluster
+from tests.kubernetes_cluster import Cluster, lock_nodes
 from tests.workshop import Workshop
 
 SUBMIT = ("cluster", "job", "submit", "--force", "--xgroup", "g")
@@ -75,6 +75,7 @@ def status(inline: Inline) -> tuple[list[str], str]:
     return [job["status"] for job in json.loads(ended.stdout)], ended.stderr
 
 
+@lock_nodes()
 def test_its_jobs_stay_as_last_known_and_are_neither_stopped_nor_sent_there(
     own_namespace: Namespace, project: Path, workshop: Workshop, inline: Inline, elsewhere: str
 ) -> None:
@@ -101,6 +102,7 @@ def test_its_jobs_stay_as_last_known_and_are_neither_stopped_nor_sent_there(
     assert status(inline)[0] == ["STOPPED"]
 
 
+@lock_nodes()
 def test_its_jobs_can_be_given_up_and_run_again(
     own_namespace: Namespace, project: Path, workshop: Workshop, inline: Inline, elsewhere: str
 ) -> None:

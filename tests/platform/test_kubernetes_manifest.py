@@ -133,7 +133,10 @@ class TestTheJob:
     def test_is_not_retried_after_a_bug_but_after_being_driven_away(self) -> None:
         spec = body()["spec"]
         assert spec["podFailurePolicy"]["rules"] == [
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
             {
                 "action": "FailJob",
                 "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},

@@ -22,7 +22,7 @@ from caliban.platform import outputs
 from caliban.platform.kubernetes import kubeconfig
 from caliban.platform.kubernetes.backend import KubernetesBackend
 from caliban.platform.kubernetes.options import Options
-from tests.kubernetes_cluster import Cluster
+from tests.kubernetes_cluster import Cluster, lock_nodes
 
 # What a job is that no node ever has room for, so that it costs nothing.
 HUGE = 10**7
@@ -281,6 +281,7 @@ class TestAJobThatWaits:
         finally:
             cluster.connection.delete(f"{path}/{namespace}", {})
 
+    @lock_nodes(alone=True)
     def test_for_gpus_runs_where_there_are_some(
         self, cluster: Cluster, backend: KubernetesBackend, submit: Submit
     ) -> None:

@@ -128,6 +128,21 @@ class TestAnOpenJob:
         found = outcome(job(), [pod("Running", {"running": {"startedAt": START}})])
         assert found == Outcome(Status.RUNNING, started=STARTED)
 
+    @pytest.mark.parametrize(
+        ("ready", "reason"),
+        [
+            ({"status": "False"}, "its node doesn't answer"),
+            ({"status": "False", "reason": "ContainersNotReady"}, ""),
+            ({"status": "True"}, ""),
+        ],
+    )
+    def test_may_run_on_a_node_that_is_out_of_sight(
+        self, ready: dict[str, Any], reason: str
+    ) -> None:
+        running = {"running": {"startedAt": START}}
+        found = outcome(job(), [pod("Running", running, conditions=[{"type": "Ready", **ready}])])
+        assert found == Outcome(Status.RUNNING, reason=reason, started=STARTED)
+
     def test_is_not_over_before_the_cluster_says_so(self) -> None:
         for ended in (pod("Succeeded", exited(0)), pod("Failed", exited(3))):
             assert outcome(job(), [ended]) == Outcome(Status.RUNNING, started=STARTED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from caliban.errors import CalibanError, UsageError
 from caliban.model.job import Handle
 from caliban.platform.kubernetes import kubeconfig
 from caliban.platform.kubernetes.backend import KubernetesBackend
+from caliban.platform.kubernetes.connection import Connection
 from caliban.platform.kubernetes.place import Place
+from caliban.platform.quota import Clock
 
 
 def write(file: Path, *contexts: str, current: str = "", **changes: Any) -> Path:
@@ -80,6 +85,8 @@ class TestTargets:
         links = backend.links(Handle("kubernetes", Place("a b", "n", "/k").target, "j-1"))
         assert links.console == ""
         assert links.logs.startswith("kubectl --kubeconfig /k --context 'a b' --namespace n logs")
+        # The flag takes one file, the variable several.
+        assert Place("a", "n", "/k:/l").kubectl == "env KUBECONFIG=/k:/l kubectl --context a"
 
     @pytest.mark.parametrize("cluster", ["", "gke:fish/tank", "gke:a//b"])
     def test_that_say_nothing_are_refused(self, cluster: str) -> None:
@@ -127,11 +134,23 @@ class TestAKubeconfig:
             kubeconfig.place("", "", "", {})
         assert "a, b" in caught.value.hint
 
-    @pytest.mark.parametrize("text", ["", "[", "just words", "contexts: [1]"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "[", "just words", "contexts: [1]"),
+            "{current-context: a, contexts: [{name: a, context: words}]}",
+        ],
+    )
     def test_that_is_none_is_said(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "bad").write_text(text)
         with pytest.raises(UsageError, match="bad"):
             kubeconfig.place("", "bad", "", {})
+
+    def test_may_have_names_that_yaml_takes_for_numbers(self, tmp_path: Path) -> None:
+        context = "{name: 1, context: {cluster: c, user: u, namespace: 123}}"
+        (tmp_path / "k").write_text(f"current-context: 1\ncontexts: [{context}]\n")
+        place = kubeconfig.place("", "k", "", {})
+        assert (place.cluster, place.namespace) == ("1", "123")
 
     def test_has_to_have_certificates_verified(self, tmp_path: Path) -> None:
         file = write(tmp_path / "k", "a", current="a", **{"insecure-skip-tls-verify": True})
@@ -172,13 +191,94 @@ class TestAKubeconfig:
     def test_whose_program_gives_no_credentials_is_no_way_for_anybody(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, said: str
     ) -> None:
-        file = write(tmp_path / "k", "a", current="a")
-        content = yaml.safe_load(file.read_text())
-        program = {"apiVersion": "client.authentication.k8s.io/v1", "command": command}
-        for user in content["users"]:
-            user["user"] = {"exec": program}
-        file.write_text(yaml.safe_dump(content))
-        place = kubeconfig.place("", str(file), "", {})
+        place = of_user(tmp_path / "k", program(command))
         with pytest.raises(CalibanError, match=f"the context 'a' of .*/k can't be used: .*{said}"):
             kubeconfig.configuration(place)
         assert "ERROR" not in capfd.readouterr().err
+
+    def test_whose_program_has_failed_on_a_terminal_is_none_either(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # There it has told the user itself.
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        with (tmp_path / "empty").open("w+") as empty:
+            monkeypatch.setattr("sys.stdin", empty)
+            monkeypatch.setattr("sys.stderr", empty)
+            with pytest.raises(CalibanError, match="the program that makes its credentials has"):
+                kubeconfig.configuration(of_user(tmp_path / "k", program("false")))
+
+    @pytest.mark.parametrize("kind", ["oidc", "gcp"])
+    def test_whose_login_is_damaged_shows_no_secret(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
+        login = {"name": kind, "config": {"client-secret": "hush"}}
+        place = of_user(tmp_path / "k", {"auth-provider": login, "password": "hush"})
+        with pytest.raises(CalibanError, match=r"the context 'a' of .*/k can't be used") as caught:
+            kubeconfig.configuration(place)
+        assert "hush" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def program(command: str, *args: str) -> dict[str, Any]:
+    """A user whose credentials a program makes."""
+    version = "client.authentication.k8s.io/v1"
+    return {"exec": {"apiVersion": version, "command": command, "args": list(args)}}
+
+
+def of_user(file: Path, user: dict[str, Any]) -> Place:
+    """The place of a kubeconfig with this user."""
+    content = yaml.safe_load(write(file, "a", current="a").read_text())
+    content["users"][0]["user"] = user
+    file.write_text(yaml.safe_dump(content))
+    return kubeconfig.place("", str(file), "", {})
+
+
+class TestCredentials:
+    def test_are_a_token_without_the_end_of_its_line(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("abc\n")
+        found = kubeconfig.configuration(of_user(tmp_path / "k", {"tokenFile": "token"}))
+        assert kubeconfig.credentials(found) == {"authorization": "Bearer abc"}
+
+    @pytest.mark.parametrize("token", ["hush\nhush", "hush\u043f", "hush\0"])
+    def test_that_no_request_can_have_are_not_shown(self, tmp_path: Path, token: str) -> None:
+        found = kubeconfig.configuration(of_user(tmp_path / "k", {"token": token}))
+        with pytest.raises(ValueError, match="the token has characters") as caught:
+            kubeconfig.credentials(found)
+        assert "hush" not in str(caught.value)
+
+    def test_that_have_expired_are_not_sent_if_there_are_no_new_ones(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        status = {"token": "abc", "expirationTimestamp": "2020-01-01T00:00:00Z"}
+        version = "client.authentication.k8s.io/v1"
+        made = {"apiVersion": version, "kind": "ExecCredential", "status": status}
+        (tmp_path / "made").write_text(json.dumps(made))
+        user = program("cat", str(tmp_path / "made"))
+        found = kubeconfig.configuration(of_user(tmp_path / "k", user))
+        assert kubeconfig.credentials(found) == {"authorization": "Bearer abc"}
+        (tmp_path / "made").unlink()
+        with pytest.raises(ValueError, match="No such file"):
+            kubeconfig.credentials(found)
+        assert "ERROR" not in capfd.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("proxy", "said"),
+        [
+            ("socks5://me:hush@127.0.0.1:1", "by a SOCKS proxy, which takes PySocks"),
+            ("http://me:hush@:: not a url", "the address of the proxy of the cluster a can't be"),
+            ("hush", "the address of the proxy of the cluster a can't be"),
+        ],
+    )
+    def test_go_through_no_proxy_that_cannot_be_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "socks", None)
+        monkeypatch.delitem(sys.modules, "urllib3.contrib.socks", raising=False)
+        file = write(tmp_path / "k", "a", current="a", **{"proxy-url": proxy})
+        place = kubeconfig.place("", str(file), "", {})
+        with (
+            warnings.catch_warnings(action="ignore"),
+            pytest.raises(CalibanError, match=said) as caught,
+        ):
+            Connection(place, {}, None, Clock())
+        assert "hush" not in f"{caught.value.message} {caught.value.hint}"

@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import config, flags, terminal
@@ -131,13 +130,13 @@ def opened(args: argparse.Namespace, environment: Mapping[str, str]) -> Iterator
     from caliban.platform import google
     from caliban.platform.rest import Session
 
-    settings = config.load(Path.cwd())
+    settings = config.load(config.project())
     project = _project(args, environment, settings)
-    found = key(args, environment, settings)
-    access = google.access(found, environment)
+    key = settings.cloud_key(args.cloud_key, environment)
+    access = google.access(key, environment)
     session = Session(access.credentials, login=access.remedy)
     try:
-        yield Project(project, session, GKE(session, environment), found)
+        yield Project(project, session, GKE(session, environment), key)
     finally:
         session.close()
 
@@ -149,19 +148,6 @@ def _project(args: argparse.Namespace, environment: Mapping[str, str], settings:
     if found.source:
         terminal.note(f"Project: {found.value}{found.remark}")
     return found.value
-
-
-def key(args: argparse.Namespace, environment: Mapping[str, str], settings: Config) -> str:
-    """The key that Google is asked with; "" for other credentials.
-
-    Args:
-      args: the command line.
-      environment: variables.
-      settings: of the project's directory.
-    """
-    variable = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
-    found: str = config.choose(args.cloud_key, variable, settings.gcloud.cloud_key, "")
-    return found
 
 
 def resolve(args: argparse.Namespace, environment: Mapping[str, str]) -> Cluster:
@@ -177,7 +163,7 @@ def resolve(args: argparse.Namespace, environment: Mapping[str, str]) -> Cluster
     """
     location = args.zone or args.region
     if args.cluster_name and location:
-        settings = config.load(Path.cwd())
+        settings = config.load(config.project())
         return Cluster(_project(args, environment, settings), location, args.cluster_name)
     with opened(args, environment) as project:
         return choose(project, args.cluster_name, location).cluster

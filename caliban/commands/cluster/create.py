@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from caliban import config, terminal
@@ -175,7 +174,7 @@ def _usual_region() -> str:
     from caliban.commands import google_project
     from caliban.model import hardware
 
-    settings = config.load(Path.cwd())
+    settings = config.load(config.project())
     usual = hardware.load().default_region
     found = google_project.region(None, os.environ, settings, usual)
     terminal.note(f"Region: {found.value}{found.remark}")

@@ -10,6 +10,7 @@ What still runs on it is listed first, and nothing happens before you have said 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -144,10 +145,11 @@ def _unfinished(cluster: Cluster, key: str) -> list[tuple[str, str]]:
     from caliban.platform.kubernetes.place import Place
 
     place = Place.on_gke(cluster.project, cluster.location, cluster.name)
-    backend = KubernetesBackend(os.environ, key)
+    with contextlib.closing(KubernetesBackend(os.environ, key)) as backend:
+        jobs = backend.items(place.target, "/apis/batch/v1/jobs")
     return [
         (each["metadata"]["namespace"], each["metadata"]["name"])
-        for each in backend.items(place.target, "/apis/batch/v1/jobs")
+        for each in jobs
         if not each["metadata"]["namespace"].startswith(_SYSTEM)
         and not any(
             of["type"] in ("Complete", "Failed") and of["status"] == "True"

@@ -172,13 +172,8 @@ def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
 
     problems = Problems()
     around = image_choice.surroundings(args, problems)
-    choice, experiments = (work.image, work.experiments) if work else (None, None)
-    if work is None:
-        around = around._replace(mode=job_options.mode(args, around.mode))
-        choice = image_choice.choose_in(around, args, problems)
-        experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
-    if experiments:
-        problems.attempt(functools.partial(experiment_choice.check_text, experiments), None)
+    around = around._replace(mode=job_options.mode(args, around.mode))
+    choice, experiments = experiment_choice.choose_work(args, around, problems, work)
     labels = job_labels.choose(args.label, problems)
     export = problems.attempt(
         lambda: manifest_files.check_export(args.export) if args.export else None, None
@@ -198,7 +193,6 @@ def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
     output = problems.attempt(lambda: storage.understand(args.output), "")
     if storage.is_bucket(output):
         problems.attempt(lambda: _check_bucket(args, is_gke), None)
-    problems.attempt(lambda: _check_words(args), None)
     wishes = None
     if choice and experiments and publication:
         tracking = problems.attempt(functools.partial(tracking_choice.of_choice, choice), None)
@@ -229,14 +223,3 @@ def _check_bucket(args: argparse.Namespace, is_gke: bool) -> None:
             "would write to the same folder of the bucket",
             "Leave out one of them, or write to a volume: --output pvc:CLAIM.",
         )
-
-
-def _check_words(args: argparse.Namespace) -> None:
-    """Sees to it that the arguments of the user's code can be told to a cluster."""
-    for word in args.script_args:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                f"the argument {word!r} is not valid UTF-8, and Kubernetes takes nothing else"
-            ) from None

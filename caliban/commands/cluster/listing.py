@@ -8,7 +8,6 @@ import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caliban import flag_types, terminal
@@ -42,14 +41,22 @@ class Namespace:
 
     Attributes:
       target: the place as text.
-      name: its name.
-      selector: of labels; "" for everything.
+      group: the experiment group; "" for everything.
     """
 
     target: str
-    name: str
-    selector: str
+    group: str
     _backend: KubernetesBackend
+
+    @property
+    def title(self) -> str:
+        """What is listed, for people."""
+        return f"of group '{self.group}' in {self.target}" if self.group else f"in {self.target}"
+
+    @property
+    def selector(self) -> str:
+        """The labels that what is listed has; "" for everything."""
+        return labels.of_group(self.group) if self.group else ""
 
     def jobs(self) -> list[dict[str, Any]]:
         """The jobs, the newest last.
@@ -97,13 +104,12 @@ def opened(args: argparse.Namespace) -> Iterator[Namespace]:
     from caliban.platform.kubernetes.backend import KubernetesBackend
     from caliban.platform.kubernetes.place import NAME
 
-    settings = config.load(Path.cwd())
+    settings = config.load(config.project())
     place = place_choice.choose(args, settings, os.environ)
-    selector = labels.of_group(args.xgroup) if args.xgroup else ""
     with place_choice.backends(args, settings) as backends:
         backend = backends.of(NAME)
         assert isinstance(backend, KubernetesBackend)
-        yield Namespace(place.target, place.namespace, selector, backend)
+        yield Namespace(place.target, args.xgroup or "", backend)
 
 
 def jobs(

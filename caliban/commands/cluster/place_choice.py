@@ -146,10 +146,7 @@ def region(place: Place) -> str:
 
 def project_and_location(place: Place) -> tuple[str, str] | None:
     """Project and location of a cluster that is one of GKE by its name; None for any other."""
-    if place.gke:
-        return place.gke[:2]
-    kind, *rest = place.cluster.split("_")
-    return (rest[0], rest[1]) if kind == "gke" and len(rest) == 3 else None
+    return place.on_google[:2] if place.on_google else None
 
 
 def backends(args: argparse.Namespace, settings: Config) -> Backends:
@@ -161,4 +158,4 @@ def backends(args: argparse.Namespace, settings: Config) -> Backends:
     """
     from caliban.remote.backends import Backends
 
-    return Backends(os.environ, cluster_choice.key(args, os.environ, settings))
+    return Backends(os.environ, settings.cloud_key(args.cloud_key, os.environ))

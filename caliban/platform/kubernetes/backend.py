@@ -291,10 +291,8 @@ class KubernetesBackend(RemoteBackend):
 
     def links(self, handle: Handle) -> Links:
         """The page of a job on GKE, and the command of kubectl that shows its log."""
-        from caliban.platform.kubernetes.connection import kubectl
-
         place = Place.parse(handle.target)
-        command = f"{kubectl(place)} --namespace {place.namespace} logs --follow job/{handle.id}"
+        command = f"{place.kubectl} --namespace {place.namespace} logs --follow job/{handle.id}"
         page = ""
         if place.on_google:
             project, location, cluster = place.on_google

@@ -6,14 +6,13 @@ import contextlib
 import json
 import random
 import re
-import shlex
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from caliban.errors import PlatformError, RefusedError, UnknownOutcomeError
+from caliban.errors import CalibanError, PlatformError, RefusedError, UnknownOutcomeError
 from caliban.platform.kubernetes import kubeconfig
 from caliban.platform.kubernetes.place import Place
 from caliban.platform.quota import Clock
@@ -71,7 +70,7 @@ class Connection:
         self._place = place
         self._clock = clock
         self._hint = (
-            f"'{kubectl(place)} version' tells whether that reaches it. Look after this machine's "
+            f"'{place.kubectl} version' tells whether that reaches it. Look after this machine's "
             "network, and its proxy if it has one."
         )
         if place.gke:
@@ -79,7 +78,19 @@ class Connection:
         else:
             self._configuration = kubeconfig.configuration(place)
         self._configuration.connection_pool_maxsize = _THREADS
-        self._client = ApiClient(self._configuration)
+        try:
+            self._client = ApiClient(self._configuration)
+        except ImportError:
+            raise CalibanError(
+                f"the cluster {place.cluster} is reached by a SOCKS proxy, which takes PySocks",
+                "Install it beside caliban: pip install PySocks",
+            ) from None
+        except ValueError:  # whose text has the address, and maybe a password
+            raise CalibanError(
+                f"the address of the proxy of the cluster {place.cluster} can't be used",
+                "It is proxy-url in the kubeconfig, or else $HTTPS_PROXY: "
+                "http://proxy.example.com:3128, for one.",
+            ) from None
         # Of its own accord it would send requests again, and follow redirects.
         self._http = self._client.rest_client.pool_manager
         self._authentication = threading.Lock()
@@ -252,17 +263,13 @@ class Connection:
           UnknownOutcomeError: there was no answer.
         """
         import urllib3
-        from kubernetes.config import ConfigException
 
-        headers = {"Accept": accept, "User-Agent": "caliban"}
+        headers = {"Accept": accept, "User-Agent": "caliban", **self._credentials()}
         data = None
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body).encode()
         try:
-            with self._authentication:
-                settings: Any = self._configuration.auth_settings()
-            headers |= {each["key"]: each["value"] for each in settings.values()}
             answer: BaseHTTPResponse = self._http.request(
                 method,
                 f"{self._configuration.host}{path}?{urlencode(params or {})}",
@@ -286,10 +293,20 @@ class Connection:
             raise UnknownOutcomeError(
                 f"the cluster {self._place.cluster} doesn't answer: {_why(error)}", self._hint
             ) from None
-        except ConfigException as error:
+
+    def _credentials(self) -> dict[str, str]:
+        """The headers that say who asks.
+
+        Raises:
+          RefusedError: there are none any more.
+        """
+        try:
+            with self._authentication:
+                return kubeconfig.credentials(self._configuration)
+        except ValueError as error:
             raise RefusedError(
                 f"there are no credentials for the cluster {self._place.cluster}: {error}",
-                f"'{kubectl(self._place)} get jobs' shows whether others work with it.",
+                f"'{self._place.kubectl} get jobs' shows whether others work with it.",
                 401,
             ) from None
 
@@ -323,23 +340,20 @@ class Connection:
         )
 
 
-def kubectl(place: Place) -> str:
-    """The beginning of a command line of kubectl that reaches a place."""
-    words = ["kubectl"]
-    if place.kubeconfig:
-        words += ["--kubeconfig", place.kubeconfig]
-    return shlex.join([*words, "--context", place.context])
-
-
 def _hint(status: int, said: str, place: Place) -> str:
     """What to do about an error, where there is something."""
-    command = kubectl(place)
+    command = place.kubectl
     if status == 401:
         return f"Your credentials have expired, or are wrong: '{command} get jobs' tells as well."
     if "exceeded quota" in said:
         return (
             "The namespace may not have more: wait until jobs have ended, or delete old ones "
             f"('{command} describe quota --namespace {place.namespace}')."
+        )
+    if status == 403 and '"system:anonymous"' in said:
+        return (
+            "It knows no credentials of yours: "
+            f"'{command} config view --minify' shows what the context has."
         )
     if status == 403:
         match = _FORBIDDEN.search(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from kubernetes.client import Configuration
 
 _USUAL = "~/.kube/config"
+
+# How the client names a part of the file: by all that is in it, a password for one.
+_CONTENT = re.compile(r"\{.*\}")
+
+# What it says of a program that has failed, and has said why on the terminal.
+_TOLD_THERE = "'NoneType' object has no attribute 'strip'"
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -50,7 +57,7 @@ def place(context: str, path: str, namespace: str, environment: Mapping[str, str
     is_usual = files == [_usual()]
     return Place(
         chosen,
-        namespace or contexts[chosen].get("namespace") or "default",
+        namespace or str(contexts[chosen].get("namespace") or "default"),
         "" if is_usual else where,
     )
 
@@ -66,25 +73,22 @@ def configuration(place: Place) -> Configuration:
     Raises:
       CalibanError: the kubeconfig, or what it needs, isn't there or can't be used.
     """
-    import yaml
     from kubernetes.client import Configuration
-    from kubernetes.config import ConfigException, load_kube_config
+    from kubernetes.config import load_kube_config
 
     file = place.kubeconfig or str(_usual())
     found = Configuration()
     try:
         with _complaints():
             load_kube_config(file, place.cluster, found)  # type: ignore[no-untyped-call]
-    except (
-        *(ConfigException, OSError, yaml.YAMLError),
-        *(ValueError, KeyError, TypeError, AttributeError),
-    ) as error:
-        hint = f"'kubectl --kubeconfig {file} config get-contexts' lists those that there are."
-        said = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - each way to log in has errors of its own
+        hint = f"'{place.kubectl} version' shows whether others can use it."
+        said = _CONTENT.sub("{...}", " ".join(str(error).split())) or type(error).__name__
         problem = f"the context '{place.cluster}' of {file} can't be used: {said}"
         with contextlib.suppress(UsageError):  # it can't even be read
-            if place.cluster not in _contexts(_read(_split(file))):
+            if place.cluster not in (there := _contexts(_read(_split(file)))):
                 problem = f"{file} has no context '{place.cluster}' any more"
+                hint = f"There are: {', '.join(there) or 'none'}."
         raise CalibanError(problem, hint) from None
     url = urlsplit(found.host)
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
@@ -99,6 +103,27 @@ def configuration(place: Place) -> Configuration:
             "anybody could pretend to be that cluster",
             "Put the cluster's certificate-authority there, instead of insecure-skip-tls-verify.",
         )
+    return found
+
+
+def credentials(configuration: Configuration) -> dict[str, str]:
+    """The headers that say who asks, with a new token where the last one has expired.
+
+    Args:
+      configuration: what `configuration` returned, or one like it.
+
+    Raises:
+      ValueError: there is no new token, or none that can be sent; the text doesn't show it.
+    """
+    found = {}
+    with _complaints():
+        settings: Any = configuration.auth_settings()
+    for each in settings.values():
+        # A file with a token ends with a newline, which is none of the token's.
+        value = str(each["value"]).strip()
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError("the token has characters that no token may have")
+        found[each["key"]] = value
     return found
 
 
@@ -123,6 +148,8 @@ def _complaints() -> Iterator[None]:
         yield
     finally:
         logging.root.removeHandler(handler)
+    if said and said[-1] == _TOLD_THERE:
+        raise ValueError("the program that makes its credentials has failed")
     if said:
         raise ValueError(said[-1])
 
@@ -131,7 +158,7 @@ def _contexts(content: Mapping[str, Any]) -> dict[str, Any]:
     """The contexts of kubeconfigs by their names; of several of one name, the first counts."""
     found: dict[str, Any] = {}
     for each in content["contexts"]:
-        found.setdefault(str(each.get("name")), each.get("context") or {})
+        found.setdefault(str(each.get("name")), each["context"])
     return found
 
 
@@ -162,10 +189,16 @@ def _read(files: list[Path]) -> dict[str, Any]:
     for file in there:
         try:
             content = yaml.safe_load(file.read_text())
-            contexts = [{**each} for each in content.get("contexts") or ()]
-        except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
+            contexts = [
+                {**each, "context": {**(each.get("context") or {})}}
+                for each in content.get("contexts") or ()
+            ]
+        except (OSError, ValueError, yaml.YAMLError) as error:
             said = str(error).splitlines()[0]
             raise UsageError(f"{file} can't be read as a kubeconfig: {said}") from None
+        except (AttributeError, TypeError):
+            raise UsageError(f"{file} is no kubeconfig, or not all of one") from None
         found["contexts"] += contexts
-        found["current-context"] = found["current-context"] or content.get("current-context") or ""
+        current = str(content.get("current-context") or "")
+        found["current-context"] = found["current-context"] or current
     return found

@@ -166,9 +166,9 @@ def _ending(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {"backoffLimit": options.max_retries}
     if options.failure_policy:
         # A pod that was driven away is no failure, and doesn't count.
-        rules: list[dict[str, Any]] = [
-            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
-        ]
+        # Schemas before 1.35 require the status, which the server would fill in.
+        disruption = {"type": "DisruptionTarget", "status": "True"}
+        rules: list[dict[str, Any]] = [{"action": "Ignore", "onPodConditions": [disruption]}]
         if not options.max_retries and not options.timeout:
             found["backoffLimit"] = _PATIENCE
             codes = {"containerName": CONTAINER, "operator": "NotIn", "values": [0]}

@@ -185,14 +185,12 @@ class _Search:
             return {}
 
     def _missing(self, kind: _Kind, name: str, path: str) -> UsageError:
-        from caliban.platform.kubernetes.connection import kubectl
-
         place = self._place
         where = f"the cluster {place.cluster}"
         if "{namespace}" in kind.path:
             where = f"the namespace {place.namespace} of {place.cluster}"
         hint = kind.way.format(
-            kubectl=kubectl(place),
+            kubectl=place.kubectl,
             namespace=place.namespace,
             name=name,
             google=place.on_google or ("PROJECT", "LOCATION", "NAME"),

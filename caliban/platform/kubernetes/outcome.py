@@ -161,7 +161,8 @@ def of_pod(pod: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> Outc
     if phase == "Succeeded":
         return Outcome(Status.SUCCEEDED, 0, "", started, finished)
     if running := container.get("running") or ended:
-        return Outcome(Status.RUNNING, started=_time(running.get("startedAt")))
+        reason = "its node doesn't answer" if _is_out_of_sight(pod) else ""
+        return Outcome(Status.RUNNING, reason=reason, started=_time(running.get("startedAt")))
     return Outcome(Status.SUBMITTED, reason=waiting.of_pod(pod))
 
 
@@ -239,6 +240,15 @@ def _condition(thing: Mapping[str, Any], kinds: Sequence[str]) -> Mapping[str, A
 
 def _status(thing: Mapping[str, Any]) -> Mapping[str, Any]:
     return thing.get("status") or {}
+
+
+def _is_out_of_sight(pod: Mapping[str, Any]) -> bool:
+    """Whether the cluster has lost a pod's node: nodes say why a pod isn't ready, it doesn't."""
+    conditions = _status(pod).get("conditions") or ()
+    return any(
+        each.get("type") == "Ready" and each.get("status") == "False" and not each.get("reason")
+        for each in conditions
+    )
 
 
 def _time(text: str | None) -> datetime.datetime | None:

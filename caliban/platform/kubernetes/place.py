@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from dataclasses import dataclass
 
 from caliban.errors import UsageError
@@ -99,6 +101,16 @@ class Place:
     def context(self) -> str:
         """The context of a kubeconfig; for a cluster of GKE as gcloud calls it."""
         return "_".join(("gke", *self.gke)) if self.gke else self.cluster
+
+    @property
+    def kubectl(self) -> str:
+        """The beginning of a command line of kubectl that reaches the place."""
+        words = ["kubectl"]
+        if os.pathsep in self.kubeconfig:  # its flag takes one file only
+            words = ["env", f"KUBECONFIG={self.kubeconfig}", "kubectl"]
+        elif self.kubeconfig:
+            words += ["--kubeconfig", self.kubeconfig]
+        return shlex.join([*words, "--context", self.context])
 
     @property
     def _is_gke(self) -> bool:

@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
     with listing.opened(args) as namespace:
         found, pods = namespace.jobs(), namespace.pods()
         rows = listing.jobs(found, pods, namespace.events(found, pods))
-        listing.show(rows, ("name", "xgroup"), f"jobs in {namespace.target}", args.json)
+        listing.show(rows, ("name", "xgroup"), f"jobs {namespace.title}", args.json)
     return 0

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import flags, terminal
@@ -92,7 +91,7 @@ def _resume(args: argparse.Namespace) -> int:
 
     relaunch.check_alone(args, add_arguments, "caliban cluster job submit", _WITH_RESUME)
     record = launch_record.begin(args, add_arguments, Engine(), [])
-    with place_choice.backends(args, config.load(Path.cwd())) as backends:
+    with place_choice.backends(args, config.load(config.project())) as backends:
         return sending.resume(NAME, args.resume, backends, record, args.dry_run)
 
 

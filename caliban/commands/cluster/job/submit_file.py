@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     described: list[Described] = []
     for name in args.job_file:
         described += problems.attempt(functools.partial(_read, name, args.namespace), [])
-    settings = problems.attempt(lambda: config.load(Path.cwd()), config.Config())
+    settings = problems.attempt(lambda: config.load(config.project()), config.Config())
     problems.check()
     place = place_choice.choose(args, settings, os.environ)
     if args.dry_run:

@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     """Lists the pods; returns 0."""
     with listing.opened(args) as namespace:
         rows = listing.pods(namespace.pods())
-        listing.show(rows, ("name", "node"), f"pods in {namespace.target}", args.json)
+        listing.show(rows, ("name", "node"), f"pods {namespace.title}", args.json)
     return 0
