@@ -82,11 +82,9 @@ class Containers:
         """
         # From two pipes, nobody can tell what came first. Where it all goes to one place anyway,
         # one pipe keeps the order in which the job wrote.
-        child = process.spawn(
+        return process.spawn(
             command, environment=environment, merge_stderr=terminal.streams_are_one()
         )
-        self._engine.load()  # while the engine is busy with the container
-        return child
 
     def follow(
         self,
@@ -260,7 +258,7 @@ class Containers:
             mine = [OWNER, f"{_USER}={os.getuid()}"]
             found = self._engine.client.containers(all=True, filters={"label": mine})
         for each in found:
-            name = each["Names"][0].removeprefix("/")
+            name = state.name_of(each)
             if process.is_alive(each["Labels"][OWNER]) is False:
                 if each["State"] in ("running", "paused", "restarting"):
                     running.append(name)
@@ -276,8 +274,6 @@ class Containers:
         """
         if not names:
             return {}
-        from docker.errors import NotFound
-
         found: dict[str, Outcome] = {}
         if len(names) > _MANY:
             # Most of a long sweep waits, and has no container. One question finds those that have.
@@ -286,12 +282,8 @@ class Containers:
             there = {each.removeprefix("/") for one in listed for each in one["Names"] or ()}
             names = [name for name in names if name in there]
         for name in names:
-            with self._engine.errors(f"asking for the container {name}"):
-                try:
-                    found_state = self._engine.client.inspect_container(name)["State"]
-                except NotFound:
-                    continue
-                found[name] = state.outcome(found_state)
+            if (container := self._engine.container(name)) is not None:
+                found[name] = state.outcome(container["State"])
         return found
 
     def stop(self, name: str, kill: bool = False) -> process.Child:
@@ -326,31 +318,16 @@ class Containers:
     def of_jobs(self) -> dict[str, str]:
         """The names of the containers of jobs, by the jobs' uids, whoever launched them."""
         found = self._engine.containers(UID)
-        return {each["Labels"][UID]: each["Names"][0].removeprefix("/") for each in found}
+        return {each["Labels"][UID]: state.name_of(each) for each in found}
 
     def remove(self, name: str) -> None:
         """Removes a container with its anonymous volumes; it is no error if there is none."""
-        from docker.errors import APIError
-
-        with self._engine.errors(f"removing the container {name}"):
-            try:
-                self._engine.client.remove_container(name, v=True, force=True)
-            except APIError as error:
-                # Of two that remove it, the engine tells one that the other is at it.
-                is_under_way = error.status_code == 409 and "already in progress" in str(error)
-                if error.status_code != 404 and not is_under_way:
-                    raise
+        self._engine.remove_container(name)
 
     def keeps_bytes(self, name: str) -> bool:
         """Whether `logs` has what a container printed byte for byte: JSON holds text only."""
-        from docker.errors import NotFound
-
-        with self._engine.errors(f"asking for the container {name}"):
-            try:
-                settings = self._engine.client.inspect_container(name)["HostConfig"]
-            except NotFound:
-                return True
-        return bool(settings["LogConfig"]["Type"] != "json-file")
+        container = self._engine.container(name)
+        return container is None or container["HostConfig"]["LogConfig"]["Type"] != "json-file"
 
     def logs(self, name: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
         """What a container has printed, both streams in the order of their lines.

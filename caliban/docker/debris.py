@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caliban import process
+from caliban.docker import state
 from caliban.docker.containers import OWNER, UID
 from caliban.docker.engine import Engine
 from caliban.docker.image import builder
@@ -31,7 +32,8 @@ class Image:
     Attributes:
       id: of the image.
       name: by which it is shown.
-      created: when it was built (UTC).
+      created: when it was built, or was given its name: a build all of whose steps are known gives
+        an image that is as old as its last step (UTC).
       size: how many bytes it has to itself; what it shares with others may become free as well.
       is_named: whether it is more than a step of a build.
       is_for_builds: whether no job runs it: a step, or what a project's Dockerfile has made.
@@ -96,7 +98,7 @@ def find(engine: Engine) -> Debris:
     taken = {each["Id"]: each.get("SizeRw") or 0 for each in usage["Containers"] or []}
     containers = [
         Container(
-            each["Names"][0].removeprefix("/"),
+            state.name_of(each),
             each["Labels"].get(UID, ""),
             _time(each["Created"]),
             taken.get(each["Id"], 0),
@@ -125,7 +127,7 @@ def find(engine: Engine) -> Debris:
         Image(
             each["Id"],
             _name(each),
-            _time(each["Created"]),
+            max(_time(each["Created"]), _named(engine, each)),
             _own_size(sizes.get(each["Id"])),
             bool(_names(each)),
             _FINGERPRINT not in each["Labels"],
@@ -213,6 +215,13 @@ def _name(image: Mapping[str, Any]) -> str:
 
 def _names(image: Mapping[str, Any]) -> list[str]:
     return [name for name in image["RepoTags"] or [] if name != "<none>:<none>"]
+
+
+def _named(engine: Engine, image: Mapping[str, Any]) -> datetime.datetime:
+    """When an image was given its name; the beginning of time if it has none, or nobody knows."""
+    details = (engine.image(image["Id"]) or {}) if _names(image) else {}
+    named = state.moment((details.get("Metadata") or {}).get("LastTagTime"))
+    return named or datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 def _own_size(usage: Mapping[str, Any] | None) -> int:

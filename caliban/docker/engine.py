@@ -174,11 +174,46 @@ class Engine:
         with self.errors(f"looking for the containers with the label {label}"):
             return list(self.client.containers(all=True, filters={"label": label}))
 
-    def _ask(self, path: str) -> tuple[int, bytes, bytes]:
-        """Asks an engine on this machine something, with nothing but a socket.
+    def container(self, name: str) -> dict[str, Any] | None:
+        """What the engine knows of a container (`docker inspect`); None if there is none."""
+        from urllib.parse import quote
+
+        with contextlib.suppress(OSError, ValueError):
+            status, _, answer = self._ask(f"/containers/{quote(name)}/json")
+            if status in (200, 404):
+                return dict(json.loads(answer)) if status == 200 else None
+        from docker.errors import NotFound
+
+        with self.errors(f"asking for the container {name}"):
+            try:
+                return dict(self.client.inspect_container(name))
+            except NotFound:
+                return None
+
+    def remove_container(self, name: str) -> None:
+        """Removes a container with its anonymous volumes; it is no error if there is none."""
+        from urllib.parse import quote
+
+        with contextlib.suppress(OSError, ValueError):
+            path = f"/containers/{quote(name)}?force=true&v=true"
+            if self._ask(path, method="DELETE")[0] in (204, 404):
+                return
+        from docker.errors import APIError
+
+        with self.errors(f"removing the container {name}"):
+            try:
+                self.client.remove_container(name, v=True, force=True)
+            except APIError as error:
+                # Of two that remove it, the engine tells one that the other is at it.
+                is_under_way = error.status_code == 409 and "already in progress" in str(error)
+                if error.status_code != 404 and not is_under_way:
+                    raise
+
+    def _ask(self, path: str, method: str = "GET") -> tuple[int, bytes, bytes]:
+        """Asks an engine on this machine for something, with nothing but a socket.
 
         To import http.client takes as long as to ask ten times, and the docker package ten times as
-        long. An unchanged project has no more to ask before its container is started.
+        long. An unchanged project has no more to ask for from its start to its end.
 
         Returns:
           The status of the answer, its headers in small letters, and what it says.
@@ -191,7 +226,7 @@ class Engine:
             raise OSError(f"{self.host} is not on this machine")
         with self._connected(_TIMEOUT) as connection, connection.makefile("rb") as answer:
             # The answer to HTTP/1.0 comes in one piece, which ends with the connection.
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
             head, _, content = answer.read().partition(b"\r\n\r\n")
         status = re.match(rb"HTTP/1\.\d (\d{3})", head)
         if status is None:

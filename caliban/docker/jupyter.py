@@ -41,6 +41,11 @@ _VERSION = re.compile(
     r"(?P<release>(\d+)(\.\d+)*)(?P<rest>((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?)", re.ASCII
 )
 
+# Of a port that is taken.
+_TAKEN = re.compile(
+    r"port is already allocated|address already in use|because port \d+ is not available"
+)
+
 # On the command line, so that no settings in the home directory can take the server away from
 # where it is expected, or open it to everybody. All other settings there are honoured.
 _OPTIONS = (
@@ -154,8 +159,8 @@ def free_ports() -> Iterator[int]:
 
 
 def is_conflict(reason: str) -> bool:
-    """Whether that is the engine's reason for not starting a container: its port is taken."""
-    return "port is already allocated" in reason or "address already in use" in reason
+    """Whether it did not start because its port is taken: in the engine's words, or Jupyter's."""
+    return _TAKEN.search(reason) is not None
 
 
 def answers(port: int, token: str) -> bool:

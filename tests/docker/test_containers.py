@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caliban import process
 from caliban.docker import containers, creation, state
+from caliban.docker.engine import Engine
 from caliban.model.job import Outcome, Status
 
 STARTED = datetime.datetime(2026, 11, 21, 3, 41, 39, 123456, datetime.UTC)
@@ -125,45 +129,49 @@ def test_without_a_container_a_job_has_failed(code: int, printed: str, outcome: 
     assert state.without_container(code, printed) == outcome
 
 
-def pump(script: str) -> tuple[dict[int, bytes], int]:
-    """What a shell script wrote, by stream, and how often there was time for something else."""
+def pump(script: str, tick: Callable[[], None] = lambda: None) -> dict[int, bytes]:
+    """What a shell script wrote, by stream; `tick` is something else there has to be time for."""
     written = {containers.STDOUT: b"", containers.STDERR: b""}
-    ticks = 0
 
     def write(stream: int, data: bytes) -> None:
         assert data
         written[stream] += data
 
-    def tick() -> None:
-        nonlocal ticks
-        ticks += 1
-
     with process.start(["sh", "-c", script]) as child:
         containers._pump(child, write, tick)
         child.wait()
-    return written, ticks
+    return written
 
 
 def test_output_is_passed_on_byte_for_byte_and_by_stream() -> None:
-    written, _ = pump(r"printf 'a\0\377\r50%%'; printf 'b\n' >&2; printf c")
+    written = pump(r"printf 'a\0\377\r50%%'; printf 'b\n' >&2; printf c")
     assert written == {containers.STDOUT: b"a\0\xff\r50%c", containers.STDERR: b"b\n"}
 
 
 def test_much_output_is_passed_on_to_its_end() -> None:
-    written, _ = pump("head -c 3000000 /dev/zero; head -c 200000 /dev/zero >&2")
+    written = pump("head -c 3000000 /dev/zero; head -c 200000 /dev/zero >&2")
     assert {stream: len(data) for stream, data in written.items()} == {
         containers.STDOUT: 3_000_000,
         containers.STDERR: 200_000,
     }
 
 
-def test_there_is_time_for_something_else_while_a_job_is_silent() -> None:
-    _, ticks = pump("sleep 1")
-    assert 3 <= ticks <= 8
+def test_there_is_time_for_something_else_while_a_job_is_silent(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def tick() -> None:
+        times.append(time.monotonic())
+        if len(times) == 5:
+            (tmp_path / "end").touch()  # without which the job goes on for a minute
+
+    pump(f"for i in $(seq 600); do [ -e {tmp_path}/end ] && exit; sleep 0.1; done", tick)
+    assert 5 <= len(times) < 100
+    # It is not busy with that: as often as _TICK says, and when a stream is closed.
+    assert len(times) - 4 <= (times[-1] - times[0]) / containers._TICK
 
 
 def test_what_a_job_leaves_behind_in_the_background_is_read_as_well() -> None:
-    written, _ = pump("(sleep 0.3; printf late) & printf early")
+    written = pump("(sleep 0.3; printf late) & printf early")
     assert written[containers.STDOUT] == b"earlylate"
 
 
@@ -184,3 +192,26 @@ def test_what_is_run_in_two_steps_keeps_all_its_flags(
         ["docker", "create", *create],
         ["docker", "start", "--attach", "--interactive", *start, "name"],
     )
+
+
+class _WithDead(Engine):
+    """An engine with a container that could not be removed: such a one has lost its name."""
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        return [
+            {"Id": "4f5e", "Names": [], "State": "dead", "Labels": {label: "a"}},
+            {"Id": "9c0f", "Names": ["/caliban-b"], "State": "exited", "Labels": {label: "b"}},
+        ]
+
+
+def test_a_dead_container_goes_by_its_id() -> None:
+    found = containers.Containers(_WithDead()).of_jobs()
+    assert found == {"a": "4f5e", "b": "caliban-b"}
+
+
+def test_what_docker_warns_of_is_not_why_there_is_no_container() -> None:
+    warning = "WARNING: The requested image's platform (linux/arm64) does not match\n"
+    error = "docker: Error response from daemon: no such runtime.\nSee 'docker run --help'.\n"
+    found = state.without_container(125, warning + error)
+    assert found.reason == "docker run failed: Error response from daemon: no such runtime."
+    assert state.without_container(1, warning).reason == f"docker run failed: {warning.strip()}"

@@ -32,7 +32,7 @@ def test_a_step_that_fails_shows_its_output_and_one_line_that_says_why(
     assert (built.returncode, built.stdout) == (1, "")
     message, hint = errors(built.stderr)
     assert message.startswith("caliban: error: the image could not be built: ")
-    assert message.endswith("Unable to locate package no-such-package-of-caliban")
+    assert message.endswith("Unable to locate package no-such-package-of-caliban"), built.stderr
     assert "Reading package lists" in built.stderr
     assert "stands above" in hint
     assert workshop.containers("--all") == []

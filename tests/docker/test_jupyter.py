@@ -105,15 +105,18 @@ def test_a_port_is_taken_while_somebody_listens_and_free_right_after() -> None:
     assert not jupyter.is_taken(port)
 
 
-def test_the_engines_words_for_a_taken_port_are_understood() -> None:
+def test_what_is_said_of_a_taken_port_is_understood() -> None:
     driver = "driver failed programming external connectivity on endpoint x (1f): "
     for reason in (
         f"{driver}Bind for 127.0.0.1:8888 failed: port is already allocated",
         f"{driver}Error starting userland proxy: listen tcp4 127.0.0.1:8888: bind: address "
         "already in use",
+        "[C ServerApp] ERROR: the Jupyter server could not be started because port 8888 is not "
+        "available.",
     ):
         assert jupyter.is_conflict(reason)
-    assert not jupyter.is_conflict("exit code 1")
+    for reason in ("exit code 1", "the runtime nvidia is not available"):
+        assert not jupyter.is_conflict(reason)
 
 
 @pytest.fixture(scope="module")

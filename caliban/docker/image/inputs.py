@@ -185,10 +185,11 @@ def keep(plan: ImagePlan, made_of: Inputs) -> None:
     file = home.directory(FOLDER) / _file_name(plan, made_of.image)
     fields = {**vars(made_of), "layers": [asdict(layer) for layer in made_of.layers]}
     text = json.dumps(fields, separators=(",", ":"))
+    # Listed first: of two builds at one moment, each would remove what the other has written.
+    others = [other for other in _files(plan) if other != file]
     home.write_private(file, gzip.compress(text.encode(), 3, mtime=0))
-    for other in _files(plan):
-        if other != file:
-            other.unlink(missing_ok=True)
+    for other in others:
+        other.unlink(missing_ok=True)
 
 
 def is_kept(plan: ImagePlan, image: str) -> bool:

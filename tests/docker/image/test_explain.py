@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from caliban import home as caliban_home
 from caliban.docker.image import context, dockerfile, inputs, provenance
 from caliban.docker.image.explain import Change, Explanation, explain, why
 from caliban.docker.image.inputs import Inputs
@@ -338,6 +340,24 @@ class TestKeeping:
 
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(build, range(4)))
+
+    def test_of_two_builds_at_one_moment_neither_removes_what_the_other_keeps(
+        self, plan: ImagePlan, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        both_have_written = threading.Barrier(2)
+        write_private = caliban_home.write_private
+
+        def write_and_wait(file: Path, content: bytes) -> None:
+            write_private(file, content)
+            both_have_written.wait(60)
+
+        monkeypatch.setattr(caliban_home, "write_private", write_and_wait)
+        builds = [replace(made_of(plan), image=f"caliban:cpu-{number:016x}") for number in range(2)]
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda build: inputs.keep(plan, build), builds))
+        kept = inputs.newest(plan)
+        assert kept is not None
+        assert kept[0] in builds
 
     def test_they_go_with_their_image(self, plan: ImagePlan, home: Path) -> None:
         inputs.keep(plan, made_of(plan))

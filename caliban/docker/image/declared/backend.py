@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caliban.docker.image.declared import pyproject, requirements, setup_cfg
+from caliban.errors import UsageError
 
 DECLARING = ("pyproject.toml", "setup.py", "setup.cfg")
 
@@ -106,10 +107,10 @@ def python_requires(top: Path) -> str:
     Of setup.py it is found where it is written down as a string.
 
     Raises:
-      UsageError: the setup.cfg can't be read.
+      UsageError: one of the two can't be read.
     """
     if (top / "setup.py").is_file():
-        tree = _tree((top / "setup.py").read_bytes())
+        tree = _tree(_read(top / "setup.py"))
         for node in ast.walk(tree) if tree else ():
             if isinstance(node, ast.keyword) and node.arg == "python_requires":
                 value = node.value.value if isinstance(node.value, ast.Constant) else None
@@ -121,6 +122,9 @@ def packages(top: Path) -> list[str]:
     """The folders of the Python packages that are installed with a package, relative to it.
 
     In a folder named src these are all, elsewhere those at the top that have an `__init__.py`.
+
+    Raises:
+      UsageError: one of the files that declare the package can't be read.
     """
     if is_src_layout(top):
         return sorted({each.parent.relative_to(top).as_posix() for each in _code(top / "src")})
@@ -138,8 +142,15 @@ def _is_left_to_setuptools(top: Path) -> bool:
     """Whether setuptools has to find out by itself which packages there are."""
     if not str(_build_system(top).get("build-backend", "setuptools")).startswith("setuptools"):
         return False
-    texts = [(top / name).read_bytes() for name in DECLARING if (top / name).is_file()]
+    texts = [_read(top / name) for name in DECLARING if (top / name).is_file()]
     return not any(b"packages" in each or b"py_modules" in each for each in texts)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _code(folder: Path) -> Iterator[Path]:
@@ -154,9 +165,15 @@ def _code(folder: Path) -> Iterator[Path]:
 
 def _folders(place: Path) -> list[Path]:
     try:
-        return [each for each in place.iterdir() if each.is_dir() and each.name.isidentifier()]
+        found = [each for each in place.iterdir() if each.is_dir() and each.name.isidentifier()]
     except OSError:
         return []
+    return [each for each in found if _may_be_read(each)]
+
+
+def _may_be_read(folder: Path) -> bool:
+    """Whether it can be looked into: if not, and the code needs it, that is told at its copy."""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _sources(module: Path) -> Iterable[Path]:
@@ -167,6 +184,8 @@ def _sources(module: Path) -> Iterable[Path]:
 
 def _named(top: Path, place: str, words: set[str], depth: int) -> Iterator[str]:
     """The files and folders of which each part of the path is among the words."""
+    if not _may_be_read(top / place):
+        return
     for entry in sorted((top / place).iterdir()):
         path = str(PurePosixPath(place, entry.name))
         if entry.name in words and entry.is_dir():
@@ -198,7 +217,7 @@ def _words(top: Path) -> tuple[set[str], list[str]]:
     texts: list[str] = []
     imported: list[str] = []
     if (top / "setup.py").is_file():
-        code = (top / "setup.py").read_bytes()
+        code = _read(top / "setup.py")
         tree = _tree(code)
         if tree is None:
             texts += re.findall(r"""["']([^"'\n]*)["']""", code.decode(errors="replace"))

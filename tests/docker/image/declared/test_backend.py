@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from caliban.docker.image.declared import backend
+from caliban.errors import UsageError
+from tests.conftest import Unprivileged
 from tests.docker.image.test_project import write
 
 CODE = {"digits/__init__.py": "", "digits/train.py": "", "digits/version.py": "V = '1'\n"}
@@ -142,3 +144,38 @@ def test_a_version_that_stands_in_the_package_is_read_there(
     write(tmp_path, {**declaring, **CODE})
     assert "digits/__init__.py" in files(tmp_path)
     assert "digits/__init__.py" not in backend.placeholders(tmp_path, ".")
+
+
+@pytest.mark.parametrize("mode", [0, 0o444])
+def test_a_folder_that_may_not_be_read_is_passed_over(
+    unprivileged: Unprivileged, mode: int
+) -> None:
+    def attempt(folder: Path) -> str:
+        data = {"data/notes.md": "", "data/__init__.py": ""}
+        write(folder, {"setup.py": "open('data/notes.md')", **data})
+        (folder / "data").chmod(mode)
+        try:
+            return " ".join(backend.files(folder, "."))
+        finally:
+            (folder / "data").chmod(0o777)
+
+    assert unprivileged(attempt) == "setup.py data"
+
+
+def test_a_setup_py_that_may_not_be_read_is_named(unprivileged: Unprivileged) -> None:
+    def attempt(folder: Path) -> str:
+        write(folder, {"setup.py": "setup()", "a/__init__.py": "", "b/__init__.py": ""})
+        (folder / "setup.py").chmod(0)
+        said = []
+        for read in (
+            backend.packages,
+            backend.python_requires,
+            lambda top: [*backend.files(top, ".")],
+        ):
+            try:
+                read(folder)
+            except UsageError as error:
+                said.append(error.message.rpartition("/")[2])
+        return " ".join(said)
+
+    assert unprivileged(attempt) == " ".join(["setup.py: Permission denied"] * 3)
