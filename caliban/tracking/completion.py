@@ -209,7 +209,7 @@ def flush(store: HistoryStore, seconds: float, incomplete: Collection[str] = ())
         service = Service(place, os.environ)
         with (
             contextlib.closing(service),
-            contextlib.closing(Server(service.url, os.environ)) as server,
+            contextlib.closing(Server(service.url, os.environ, service.host)) as server,
         ):
             try:
                 service.start()

@@ -27,6 +27,7 @@ class Entry:
       experiment: its name there.
       run_id: of its run; "" if it has none yet, or the job was told of none.
       port: of the relay that the job speaks with; 0 for none.
+      secret: by which that knows the user's jobs.
     """
 
     uid: str
@@ -34,6 +35,7 @@ class Entry:
     experiment: str
     run_id: str = ""
     port: int = 0
+    secret: str = ""
 
 
 # Several threads may have something to say of a job at once.
@@ -48,11 +50,13 @@ def expect(entries: Iterable[Entry]) -> None:
                 _write(entry)
 
 
-def tell(uid: str, run_id: str, port: int = 0) -> None:
+def tell(uid: str, run_id: str, port: int = 0, secret: str = "") -> None:
     """Takes note of the run that a job has, and whom it speaks with."""
     with _telling:
         if (entry := find(uid)) is not None:
-            _write(replace(entry, run_id=run_id or entry.run_id, port=port or entry.port))
+            run_id = run_id or entry.run_id
+            port, secret = (port, secret) if port else (entry.port, entry.secret)
+            _write(replace(entry, run_id=run_id, port=port, secret=secret))
 
 
 def forget(uid: str) -> None:
@@ -72,7 +76,8 @@ def find(uid: str) -> Entry | None:
         found = json.loads(_file(uid).read_bytes())
         place = Place.from_json(found["place"])
         run_id, port = str(found["run_id"]), int(found.get("port", 0))
-        return Entry(uid, place, str(found["experiment"]), run_id, port)
+        secret = str(found.get("secret", ""))
+        return Entry(uid, place, str(found["experiment"]), run_id, port, secret)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -117,6 +122,7 @@ def _write(entry: Entry) -> None:
         "experiment": entry.experiment,
         "run_id": entry.run_id,
         "port": entry.port,
+        "secret": entry.secret,
     }
     home.write_private(
         home.directory(_FOLDER, home.history_mark()) / entry.uid, json.dumps(content)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hmac
 import http.server
 import json
 import tempfile
@@ -56,11 +57,18 @@ class Relay:
 
     Attributes:
       port: where it does.
+      secret: in the addresses, as others on this machine reach that port as well; "" for none.
       lost: what could not be kept, in words.
     """
 
     def __init__(
-        self, url: str, environment: Mapping[str, str], notice: Callable[[], None], port: int = 0
+        self,
+        url: str,
+        environment: Mapping[str, str],
+        notice: Callable[[], None],
+        port: int = 0,
+        secret: str = "",
+        host: str = "",
     ) -> None:
         """Takes a port, and answers nobody yet.
 
@@ -69,8 +77,11 @@ class Relay:
           environment: with the variables by which MLflow logs in.
           notice: called when something is kept, from any thread.
           port: that is wished for; 0 for any.
+          secret: without which nobody is answered; "" for none.
+          host: the name by which the server wants to be asked; "" for that in the address.
         """
-        self._url = url
+        self.secret = secret
+        self._url, self._host = url, host
         self._login = _login(environment)
         self._notice = notice
         self.lost: list[str] = []
@@ -98,7 +109,19 @@ class Relay:
 
     def address(self, uid: str) -> str:
         """Where a job finds its tracking server."""
-        return f"http://{_LOCAL}:{self.port}/{uid}"
+        return f"http://{_LOCAL}:{self.port}{self._path}{uid}"
+
+    @property
+    def _path(self) -> str:
+        return f"/{self.secret}/" if self.secret else "/"
+
+    def addressed(self, path: str) -> tuple[str, str]:
+        """The uid of the job that asks for a path, "" for nobody's, and what it asks for."""
+        known = self._path
+        if not hmac.compare_digest(path[: len(known)].encode(), known.encode()):
+            return "", ""
+        uid, _, rest = path[len(known) :].partition("/")
+        return uid, f"/{rest}"
 
     def add(self, line: Line) -> None:
         """From now on, a job is answered."""
@@ -180,6 +203,8 @@ class Relay:
         settings = found.merge_environment_settings(self._url, {}, None, None, None)
         found.proxies, found.verify = settings["proxies"], settings["verify"]
         found.trust_env = False
+        if self._host:
+            found.headers["Host"] = self._host
         return found
 
     def _is_theirs(self, headers: Mapping[str, str]) -> bool:
@@ -282,7 +307,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().finish()
 
     def _respond(self) -> None:
-        uid, _, path = self.path.removeprefix("/").partition("/")
+        uid, path = self.relay.addressed(self.path)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.server.answering(self.connection))
             try:
@@ -294,7 +319,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(_NO_JOB, is_last=True)
                 return
             kind = self.headers.get("Content-Type", "")
-            request = Request(self.command, f"/{path}", kind, content)
+            request = Request(self.command, path, kind, content)
             headers = dict(self.headers.items())
             self._send(self.relay.answer(uid, request, headers, self._session))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import secrets
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -85,7 +86,7 @@ class Sender:
         self._experiment = experiment
         self._uids = uids
         self._service = Service(place, os.environ)
-        self._server = Server(self._service.url, os.environ)
+        self._server = Server(self._service.url, os.environ, self._service.host)
         self._near = frozenset(near)
         self._relay = self._take_relay() if near else None
         self._changed = threading.Condition()
@@ -113,8 +114,9 @@ class Sender:
         from caliban.tracking.relay import Relay
 
         known = [entry for uid in self._near if (entry := outbox.find(uid)) and entry.port]
-        port = known[0].port if known else 0
-        relay = Relay(self._service.url, os.environ, self._notice, port)
+        port, secret = (known[0].port, known[0].secret) if known else (0, secrets.token_hex(16))
+        url, host = self._service.url, self._service.host
+        relay = Relay(url, os.environ, self._notice, port, secret, host)
         for entry in known:
             line = Line(entry.uid, entry.experiment, outbox.journal(entry.uid))
             line.begin(None, entry.run_id)
@@ -186,15 +188,16 @@ class Sender:
             self._told.add(uid)
             run = self._runs.get(uid)
         run_id = str(run["info"]["run_id"]) if run else self._earlier.get(uid, "")
-        url, port, told = self._service.url, 0, run_id
+        url, port, secret, told = self._service.url, 0, "", run_id
         quiet: dict[str, str] = {}
         if self._relay and uid in self._near:
             line = self._line(uid, run, run_id)
-            url, port, told = self._relay.address(uid), self._relay.port, line.run_id
+            url, told = self._relay.address(uid), line.run_id
+            port, secret = self._relay.port, self._relay.secret
             quiet[tracking.QUIET] = "true"
         if told:
             with contextlib.suppress(CalibanError):
-                outbox.tell(uid, run_id, port)
+                outbox.tell(uid, run_id, port, secret)
         found = {**variables_of(url, self._experiment, uid), **quiet}
         return {**found, tracking.ID: told} if told else found
 

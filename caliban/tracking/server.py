@@ -67,14 +67,15 @@ class RefusedError(CalibanError):
 class Server:
     """A tracking server. None of its methods may be called by two threads at the same time."""
 
-    def __init__(self, url: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, url: str, environment: Mapping[str, str], host: str = "") -> None:
         """Asks nothing yet.
 
         Args:
           url: of the server.
           environment: with the variables by which MLflow logs in.
+          host: the name by which it wants to be asked; "" for that in the address.
         """
-        self.url = url
+        self.url, self._host = url, host
         self._environment = environment
         self._session: requests.Session | None = None
         self._experiments: dict[str, str] = {}
@@ -304,6 +305,8 @@ class Server:
         if self._session is None:
             self._session = requests.Session()
             self._session.headers["User-Agent"] = f"caliban/{__version__}"
+            if self._host:
+                self._session.headers["Host"] = self._host
             self._log_in(self._session)
         # The first is also how long it may take to send each piece of a file.
         connect = _ANSWER if limit > _ANSWER else _CONNECT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import secrets
 import shutil
 import socket
 import sys
@@ -45,6 +46,8 @@ class Service:
 
     Attributes:
       url: where it answers, or will.
+      host: the name by which a server of caliban's own wants to be asked, from MLflow 3.5 on. It is
+        a secret, as everybody on this machine reaches the port. "" for any other server.
     """
 
     def __init__(self, place: Place, environment: Mapping[str, str]) -> None:
@@ -60,6 +63,7 @@ class Service:
         self._lock = contextlib.ExitStack()
         self._began = 0.0
         self.url = place.url if place.is_server else f"http://{_LOCAL}:{_free_port()}"
+        self.host = "" if place.is_server else secrets.token_hex(16)
 
     @property
     def why_late(self) -> str:
@@ -116,6 +120,7 @@ class Service:
             {
                 # In no command, which anybody could read.
                 "MLFLOW_BACKEND_STORE_URI": with_password(address, self._environment),
+                "MLFLOW_SERVER_ALLOWED_HOSTS": self.host,
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 "PYTHONWARNINGS": "ignore",

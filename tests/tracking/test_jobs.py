@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands.conftest import wait_for
 from tests.conftest import Caliban
 from tests.mlflow_server import Run, Server
 from tests.tracking.conftest import FAILING
@@ -125,7 +126,8 @@ def test_a_server_that_is_killed_and_comes_back_has_every_job_once(
         either.wait()
     assert ended.returncode == 1, ended.stderr
     assert is_halfway
-    assert "MLflow" not in caliban("status", "--max_jobs", "1").stderr
+    # What is left over is sent by `status`, as much at a time as it may take time for.
+    wait_for(lambda: "MLflow" not in caliban("status", "--max_jobs", "1").stderr, 120)
     runs = either.runs("bounced")
     assert len(runs) == 2 * NUMBER
     own = [run for run in runs if run.params["own"] == "True"]
@@ -152,20 +154,20 @@ def test_jobs_that_somebody_ends_have_the_state_of_that(
         found: list[dict[str, Any]] = json.loads(caliban("status", "--json").stdout)
         return found
 
-    def wait_for(number: int, status: str) -> None:
+    def reached(number: int, status: str) -> None:
         deadline = time.monotonic() + 120
         while sum(row["status"] == status for row in rows()) < number:
             assert time.monotonic() < deadline, rows()
             time.sleep(0.2)
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
-        wait_for(3, "RUNNING")
+        reached(3, "RUNNING")
         time.sleep(1)  # until Python has started in them
         first, second, *_ = rows()
         assert caliban("stop", "--yes", str(first["job"])).returncode == 0
         docker("kill", f"caliban-{second['uid']}")
-        wait_for(1, "FAILED")
-        wait_for(3, "RUNNING")
+        reached(1, "FAILED")
+        reached(3, "RUNNING")
         running.send_signal(signal.SIGINT)
         _, told = running.communicate(timeout=60)
     assert running.returncode == 130

@@ -103,9 +103,9 @@ def test_a_server_that_is_away_costs_a_job_nothing(
 def test_a_server_that_never_answers_is_waited_for_once(
     store: HistoryStore, silent: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "_GLANCE", 0.1)
+    monkeypatch.setattr(sender, "_GLANCE", 1.0)
     monkeypatch.setattr(sender, "_PATIENCE", 0.2)
-    monkeypatch.setattr("caliban.tracking.server._ANSWER", 1.5)
+    monkeypatch.setattr("caliban.tracking.server._ANSWER", 10.0)
     uids = recorded(store, 20)
     waits = []
     with Sender(store, silent, "group", uids) as sending:
@@ -114,8 +114,9 @@ def test_a_server_that_never_answers_is_waited_for_once(
             began = time.monotonic()
             assert tracking.ID not in sending.variables(uid)
             waits.append(time.monotonic() - began)
-    # It is asked for the run of the first job; that the others have none is known at once.
-    assert sum(wait >= 0.09 for wait in waits) == 1
+    # It is asked for the run of the first job; that the others have none is known at once, as far
+    # as a busy machine does anything at once.
+    assert sum(wait >= 0.9 for wait in waits) == 1
 
 
 def test_a_server_that_did_not_answer_at_last_is_not_waited_for_at_the_end(

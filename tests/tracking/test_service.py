@@ -55,7 +55,7 @@ def commands() -> dict[int, bytes]:
 
 def of_port(url: str) -> list[bytes]:
     port = url.rpartition(":")[2].encode()
-    return [command for command in commands().values() if port in command]
+    return [command for command in commands().values() if port in command.split(b"\0")]
 
 
 def wait_until_gone(url: str) -> None:
@@ -87,11 +87,14 @@ def test_cloud_sql_is_reached_by_its_proxy_and_no_command_has_the_password(
     try:
         service.start()
         service.wait(time.monotonic() + 90)
-        made = requests.post(
-            f"{service.url}/api/2.0/mlflow/experiments/create", json={"name": "e"}, timeout=30
-        )
+        address = f"{service.url}/api/2.0/mlflow/experiments/create"
+        # Whoever else is on this machine may connect, but does not know the name.
+        assert requests.post(address, json={"name": "e"}, timeout=30).status_code == 403
+        named = {"Host": service.host}
+        made = requests.post(address, json={"name": "e"}, headers=named, timeout=30)
         assert made.ok, made.text
         found = commands().values()
+        assert [command for command in found if service.host.encode() in command] == []
         assert any(b"cloud-sql-proxy" in command for command in found)
         assert [command for command in found if SECRET.encode() in command] == []
         log = Path.home() / ".caliban" / "mlflow" / "server.log"

@@ -41,9 +41,14 @@ Opened = Callable[..., tuple[Relay, Line]]
 BATCH = "/api/2.0/mlflow/runs/log-batch"
 
 
+def connected(relay: Relay) -> socket.socket:
+    """A connection on which nothing has been said yet."""
+    return socket.create_connection(("127.0.0.1", relay.port), timeout=10)
+
+
 def status_of(relay: Relay, head: str) -> int:
     """What a client is told that sends only this, and then waits."""
-    with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as client:
+    with connected(relay) as client:
         client.sendall(head.encode())
         return int(client.makefile("rb").readline().split()[1])
 
@@ -91,7 +96,7 @@ def test_what_is_no_proper_request_is_refused_and_not_kept(open_relay: Opened, r
 def test_an_answer_to_head_has_no_content(open_relay: Opened) -> None:  # noqa: F811
     relay, _ = open_relay("http://127.0.0.1:9")
     head = f"HEAD /{UID}/ HTTP/1.1\r\nHost: x\r\n"
-    with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as client:
+    with connected(relay) as client:
         client.sendall(f"{head}\r\n{head}Connection: close\r\n\r\n".encode())
         lines = client.makefile("rb").read().splitlines()
     assert sum(line.startswith(b"HTTP/1.1 503") for line in lines) == 2
@@ -222,6 +227,16 @@ def test_what_a_server_fails_at_for_one_job_keeps_no_other_waiting(
     assert [entry.uid for entry in outbox.entries()] == [bad]
 
 
+def test_who_does_not_know_the_secret_of_an_address_gets_no_answer() -> None:
+    relay = Relay("http://127.0.0.1:9", {}, lambda: None, secret="hush")
+    assert relay.address(UID) == f"http://127.0.0.1:{relay.port}/hush/{UID}"
+    assert relay.addressed(f"/hush/{UID}{BATCH}?a=/") == (UID, f"{BATCH}?a=/")
+    for path in (f"/{UID}{BATCH}", f"/hus/{UID}/", f"/hush{UID}/", f"//{UID}/", "/", "", "/\xfc/"):
+        assert relay.addressed(path) == ("", "")
+    relay.start()
+    relay.close()
+
+
 def test_who_holds_connections_keeps_no_job_from_an_answer(
     open_relay: Opened,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -234,9 +249,7 @@ def test_who_holds_connections_keeps_no_job_from_an_answer(
         assert session.post(address, json=content, timeout=10).ok
         held = []
         for number in range(50):
-            held.append(
-                stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), timeout=10))
-            )
+            held.append(stack.enter_context(connected(relay)))
             if number % 2:
                 held[-1].sendall(b"POST /")
         # The connection of the job was closed, too: it opens another one.
@@ -258,7 +271,7 @@ def test_a_request_that_is_being_answered_is_not_dropped_for_a_new_connection(
             asked = [pool.submit(requests.post, address, json={}, timeout=30) for _ in range(3)]
             time.sleep(1)
             for _ in range(20):
-                stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), timeout=10))
+                stack.enter_context(connected(relay))
             assert [each.result().json() for each in asked] == [{"runs": []}] * 3
 
 
@@ -270,7 +283,7 @@ def test_a_client_that_falls_silent_is_not_waited_for(
     relay, line = open_relay("http://127.0.0.1:9")
     head = f"POST /{UID}{BATCH} HTTP/1.1\r\nHost: x\r\n"
     for said in ("", "POST /", head, f"{head}Content-Length: 100\r\n\r\n{{"):
-        with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as client:
+        with connected(relay) as client:
             client.sendall(said.encode())
             assert client.recv(1) == b""
     assert line.journal.is_empty()
