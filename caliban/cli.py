@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
-from caliban import __version__
+from caliban import __version__, parsers
 from caliban.errors import UsageError
 
 
@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, str | Group] = {
     "logs": "Show what jobs have printed, and follow them while they run.",
     "stop": "Stop jobs that run or wait.",
     "prune": "Remove images, containers and logs that nobody needs any more.",
+    "completion": "Print a script that makes a shell complete commands and flags.",
 }
 
 DESCRIPTION = "Run research code, unchanged, in containers, and keep a record of every job."
@@ -93,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
     command = module_of(path) if is_whole else None
     # Where the command comes first, no other one is spoken of.
     is_first = is_whole and own[: len(path)] == list(path)
-    fast = _parser(HelpfulParser, path, command, is_first)
+    fast = build_parser(parsers.HelpfulParser, path, command, is_first)
     if "--helpfull" in own or _has_unknown_options(own, fast, path):
         return _run_with_absl(own, script_args, path, command)
     return _dispatch(_parse(fast, own, path), path, own, script_args)
@@ -144,64 +145,7 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-class SuggestingParser(argparse.ArgumentParser):
-    """A parser that answers a mistyped choice or command with the nearest that there is."""
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        try:
-            super()._check_value(action, value)
-        except argparse.ArgumentError as error:
-            from caliban.model import suggestion
-
-            # "help" and "version" are no commands.
-            is_command = isinstance(action, argparse._SubParsersAction)
-            known = [*map(str, action.choices or ()), *(_options(self) if is_command else ())]
-            if near := suggestion.near(str(value), known):
-                error.message = f"invalid choice: {value!r} (did you mean {near[0]}?)"
-            raise
-
-
-class HelpfulParser(SuggestingParser):
-    """A parser that knows absl's flags by name only, because importing absl costs more than help.
-
-    The command line is parsed again with absl's own parser as soon as one of its flags is used.
-    """
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        if self.add_help:
-            self.add_argument(
-                "--helpfull", action="store_true", help="show full help message and exit"
-            )
-
-
-class _ListOfCommands(argparse.HelpFormatter):
-    """Help in which the longest of the commands has its summary beside it, as the others have.
-
-    Before version 3.13, Python forgets that they are indented when it looks for the longest.
-    """
-
-    def add_argument(self, action: argparse.Action) -> None:
-        super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):
-            self._action_max_length += self._indent_increment
-
-
-class _Description(argparse.RawDescriptionHelpFormatter):
-    """Help whose paragraphs are as wide as the terminal, but for those of command lines."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        import textwrap
-
-        return "\n\n".join(
-            textwrap.indent(textwrap.dedent(each), "  ")
-            if each.lstrip().startswith("caliban ")
-            else textwrap.fill(each, width)
-            for each in text.strip().split("\n\n")
-        )
-
-
-def _parser(
+def build_parser(
     parser_class: type[argparse.ArgumentParser],
     path: Sequence[str],
     command: ModuleType | None,
@@ -237,7 +181,7 @@ def _add_commands(
     Beside the path a command has just its line in the help: nothing is parsed with it, and to give
     it a --help of its own costs as much as all else of a parser.
     """
-    parser.formatter_class = _ListOfCommands
+    parser.formatter_class = parsers.ListOfCommands
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, each in commands.items():
         summary = each.summary if isinstance(each, Group) else each
@@ -249,7 +193,7 @@ def _add_commands(
         if isinstance(each, Group):
             _add_commands(child, each.commands, path[1:], command, is_alone)
         elif command is not None:
-            child.formatter_class = _Description
+            child.formatter_class = parsers.Description
             child.description = command.__doc__
             from caliban import flag_types
 
@@ -264,7 +208,7 @@ def _parse(
     """Parses; an unknown flag is answered with the usage of the command it was given to."""
     args, unknown = parser.parse_known_args(words)
     command = _command_parser(parser, path)
-    meant = _meant(unknown, _options(command)) if unknown else ""
+    meant = _meant(unknown, parsers.options(command)) if unknown else ""
     if not hasattr(args, "run") and not meant:
         commands = COMMANDS
         for name in path:
@@ -299,15 +243,11 @@ def _command_parser(
     return parser
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
-
-
 def _has_unknown_options(
     words: Sequence[str], parser: argparse.ArgumentParser, path: Sequence[str]
 ) -> bool:
     """Whether a word looks like an option that is not ours, and may therefore be absl's."""
-    known = {*_options(parser), *_options(_command_parser(parser, path))}
+    known = {*parsers.options(parser), *parsers.options(_command_parser(parser, path))}
     for word in words:
         option = word.partition("=")[0]
         if option.startswith("--") and not any(each.startswith(option) for each in known):
@@ -361,10 +301,10 @@ def _run_with_absl(
 
     level = logging.root.level
 
-    class AbslParser(SuggestingParser, argparse_flags.ArgumentParser):
+    class AbslParser(parsers.SuggestingParser, argparse_flags.ArgumentParser):
         """Of absl's, which knows all of its flags."""
 
-    parser = _parser(AbslParser, path, command)
+    parser = build_parser(AbslParser, path, command)
     args = _parse(parser, own, path)
     try:
         app.run(

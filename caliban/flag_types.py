@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# Of numbers: larger ones are taken neither by every database nor by every API.
+# Of numbers: larger ones are taken neither by every database nor by every API. Of those with more
+# digits than these, there may be more than Python reads.
 _LARGEST = 2**31 - 1
+_DIGITS = len(str(_LARGEST))
 
 
 def refuse_empty_values(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +42,15 @@ def natural_number(text: str) -> int:
     """An argparse type: 0, 1, 2, ..."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected 0 or a positive whole number, found '{text}'")
-    if int(text) > _LARGEST:
+    digits = text.lstrip("0")
+    if len(digits) > _DIGITS or int(digits or 0) > _LARGEST:
         raise argparse.ArgumentTypeError(f"expected at most {_LARGEST}, found '{text}'")
-    return int(text)
+    return int(digits or 0)
 
 
 def positive_number(text: str) -> int:
     """An argparse type: 1, 2, ..."""
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or not text.strip("0"):
         raise argparse.ArgumentTypeError(f"expected a positive whole number, found '{text}'")
     return natural_number(text)
 
@@ -59,7 +62,7 @@ def job_number(text: str, group_flag: str = "") -> int:
       text: the word.
       group_flag: before which a group's name stands that is taken for one; "" if there is none.
     """
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or not text.strip("0"):
         group = f" (a group is named by {group_flag})" if group_flag else ""
         raise argparse.ArgumentTypeError(
             f"expected the number of a job, as 'caliban status' shows it, found '{text}'{group}"

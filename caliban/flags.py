@@ -137,7 +137,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "--experiment_config",
         metavar="FILE",
         help="Experiment file (JSON with comments, or YAML) that is expanded into one job for "
-        "each combination of values; 'stdin' reads it from standard input.",
+        "each combination of values; 'stdin' or '-' reads it from standard input.",
     )
     parser.add_argument(
         "--xgroup",
@@ -244,7 +244,7 @@ def add_accelerator_arguments(parser: argparse.ArgumentParser, default: str) -> 
     parser.add_argument(
         "--tpu_spec",
         metavar="NUMxTPU_TYPE",
-        help=f"Number and type of the TPUs of each job, as in 8xV3. Types: "
+        help=f"Number and type of the TPUs of each job, as in 8xV5E. Types: "
         f"{', '.join(known.tpus)}. Default: none. The image is one for CPU mode then.",
     )
 

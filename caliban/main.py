@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from caliban import cli
 
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, by the script of `caliban completion`
+        from caliban import completion
+
+        return guarded("caliban", completion.answer)
     # Most of what a short command makes is what it imports, and stays: to look for garbage in there
     # every 700 objects, as Python does, is an eighth of the time until a job starts.
     gc.set_threshold(200_000)
@@ -54,6 +58,11 @@ def guarded(program: str, action: Callable[[], int]) -> int:
             code = action()
             sys.stdout.flush()
             return code
+    except UsageError as error:
+        from caliban import terminal
+
+        _report(program, "\n".join(map(terminal.abridged, error.message.split("\n"))), error.hint)
+        return error.exit_code
     except CalibanError as error:
         _report(program, error.message, error.hint)
         return error.exit_code

@@ -32,7 +32,7 @@ class Steps:
         self._said = ""
         self._least = 0.0
         self._began = time.monotonic()
-        self._folds = sys.stderr.isatty()
+        self._folds = terminal.can_redraw(sys.stderr)
 
     def begin(self, title: str, least: float = 0.0) -> None:
         """A step begins, and the one before has ended.
@@ -115,7 +115,7 @@ def patience(title: str) -> Iterator[Callable[[], None]]:
     Yields:
       What is to be called now and then.
     """
-    if not sys.stderr.isatty():
+    if not terminal.can_redraw(sys.stderr):
         yield lambda: None
         return
     view = Steps()

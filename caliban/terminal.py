@@ -43,14 +43,25 @@ def link(url: str) -> str:
 def _wants_colour(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or (
-        stream.isatty() and os.environ.get("TERM") != "dumb"
-    )
+    return bool(os.environ.get("FORCE_COLOR")) or can_redraw(stream)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream goes to a terminal that knows more than to print one line after another."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def one_line(text: str) -> str:
     """A text of somebody else's without what would move a terminal's cursor."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def abridged(text: str, longest: int = 1000) -> str:
+    """A text that quotes what a user has written, without the middle where that is very long."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} more characters ... {text[-half:]}"
 
 
 def note(text: str, colour: str = "") -> None:
@@ -220,7 +231,7 @@ class Output:
         self._shown = False
         self._at_line_start = True
         self._why = ""
-        if total > 1 and sys.stderr.isatty():
+        if total > 1 and can_redraw(sys.stderr):
             from tqdm import tqdm
 
             # Room is left for the ^C that a terminal echoes: on a line of its own it would stay.

@@ -27,7 +27,7 @@ LINES = (
     ("errors",),
     ("flag_types", "home", "interrupt", "process", "result_file", "terminal"),
     ("board", "document", "flagfiles", "joblog", "model", "steps"),
-    ("config", "docker", "history", "platform"),
+    ("config", "docker", "history", "parsers", "platform"),
     ("bundle", "ending", "gpu_pool", "provenance", "remote", "report", "tracking"),
     ("settle",),
     ("runner",),
@@ -35,6 +35,7 @@ LINES = (
     ("dispatch",),
     ("commands",),
     ("cli",),
+    ("completion",),
     ("main",),
     ("__main__", "expansion"),
 )

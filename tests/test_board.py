@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from caliban import board
+from caliban import board, terminal
 from caliban.board import Board
 
 
@@ -73,7 +73,7 @@ def test_no_line_is_longer_than_the_terminal_however_wide_its_characters(
     shown.begin(8, "--name " + "é" * 100)
     shown.idle()
     lines = drawn(capsys)
-    assert [board._width(line) for line in lines] == [39, 39, 24]
+    assert [terminal.width(line) for line in lines] == [39, 39, 24]
     assert lines[0].endswith("中")
 
 

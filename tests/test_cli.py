@@ -124,6 +124,7 @@ class TestFlagfile:
             ({"flags": b"--flagfile ~nobody-has-this-name/x"}, "cannot read flagfile ~nobody-has-"),
             ({"flags": b"--xgroup \xff"}, "cannot read flagfile flags: "),
             ({"flags": b"--nogpu\n\n--xgroup 'a"}, "flags:3: No closing quotation: --xgroup 'a"),
+            ({"flags": b"--nogpu\n--output=a\0b"}, "flags:2: found a NUL, which no argument can"),
             ({"flags": b"--flagfile"}, "--flagfile needs the name of a file"),
             ({"flags": b"--flagfile="}, "--flagfile needs the name of a file"),
         ],
@@ -319,6 +320,11 @@ class TestWrongUsage:
                 "argument --max_jobs: expected at most 2147483647",
             ),
             (["stop", "9" * 20], "argument JOB: expected at most 2147483647"),
+            (["status", "--max_jobs", "9" * 5000], "argument --max_jobs: expected at most 214748"),
+            (["stop", "9" * 5000], "argument JOB: expected at most 2147483647"),
+            (["run", "--jobs", "9" * 5000, "m"], "argument --jobs: expected at most 2147483647"),
+            (["run", "--jobs", "0" * 20, "m"], "expected a positive whole number"),
+            (["notebook", "--port", "9" * 5000], "argument -p/--port: expected a port, 1 to 65535"),
             (["build", "--dry_run", "m"], "caliban build: error: unrecognized arguments"),
         ],
     )
@@ -393,6 +399,27 @@ class TestWrongUsage:
             "argument JOB: expected the number of a job, as 'caliban status' shows it, found "
             "'tries' (a group is named by --xgroup)\n"
         )
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            ["run", "--nogpu", "--jobs", "{}", "train.py"],
+            ["shell", "--shell", "{}"],
+            ["{}"],
+            ["logs", "--absent={}"],
+            ["--logtostderr", "status", "{}"],
+            ["status", "--where", "{}"],
+            ["report", "{}"],
+        ],
+    )
+    def test_a_very_long_value_fills_no_screens(self, inline: Inline, argv: list[str]) -> None:
+        ended = inline(*(word.format("begin" + 99_999 * "x" + "end") for word in argv))
+        assert ended.returncode == 2
+        error = ended.stderr[ended.stderr.index("error: ") :]
+        assert "beginxxx" in error
+        assert "xxxend" in error
+        assert " more characters ... " in error
+        assert len(error) < 2000
 
     def test_a_flag_like_no_other_gets_no_suggestion(self, inline: Inline) -> None:
         ended = inline("status", "--zzzzzzzzzz")

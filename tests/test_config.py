@@ -337,6 +337,14 @@ class TestPrecedence:
     def test_what_is_false_counts_as_given(self) -> None:
         assert choose(None, 0, 1, 2) == 0
 
+    def test_the_key_is_the_flags_then_the_variables_then_the_files(self) -> None:
+        variables = {"GOOGLE_APPLICATION_CREDENTIALS": "variable.json"}
+        of_file = Config(gcloud=GCloud(cloud_key="file.json"))
+        assert of_file.cloud_key("flag.json", variables) == "flag.json"
+        assert of_file.cloud_key(None, variables) == "variable.json"
+        assert of_file.cloud_key(None, {}) == "file.json"
+        assert Config().cloud_key(None, {}) == ""
+
     @pytest.mark.parametrize("mode", Mode)
     def test_the_base_image_is_the_variables_then_the_files_then_the_default(
         self, mode: Mode

@@ -14,6 +14,7 @@ import pytest
 import caliban
 from caliban import cli, config, document, errors, expansion, main
 from caliban.model import experiment
+from caliban.parsers import HelpfulParser
 
 ROOT = Path(caliban.__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -42,7 +43,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     found = {"expansion": expansion.build_parser()}
     for path in cli.command_paths():
         name = " ".join(path)
-        found[name] = cli.HelpfulParser(prog=f"caliban {name}")
+        found[name] = HelpfulParser(prog=f"caliban {name}")
         cli.module_of(path).add_arguments(found[name])
     return found
 
@@ -82,12 +83,12 @@ def shell_commands(page: Path) -> Iterator[list[str]]:
         for line in block.splitlines():
             if not line.startswith("$ "):
                 continue
-            lexer = shlex.shlex(line[2:], posix=True, punctuation_chars="|&;")
+            lexer = shlex.shlex(line[2:], posix=True, punctuation_chars="|&;>")
             lexer.whitespace_split = True
             lexer.commenters = ""
             words: list[str] = []
             for word in (*lexer, "|"):
-                if set(word) <= {"|", "&", ";"}:
+                if set(word) <= {"|", "&", ";", ">"}:
                     yield words
                     words = []
                 elif words or not re.match(r"[A-Z_]+=", word):

@@ -289,8 +289,8 @@ class Stdin(io.TextIOWrapper):
         super().__init__(io.BytesIO(content))
 
 
-@pytest.mark.parametrize("word", ["stdin", "STDIN", "Stdin"])
-def test_the_word_stdin_in_any_case_reads_standard_input(
+@pytest.mark.parametrize("word", ["stdin", "STDIN", "Stdin", "-"])
+def test_the_word_stdin_in_any_case_or_a_dash_reads_standard_input(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(word).write_text("[]")

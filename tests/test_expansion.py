@@ -18,7 +18,7 @@ from hypothesis import given, settings
 
 import caliban
 from caliban import expansion
-from caliban.model import experiment
+from caliban.model import experiment, shell_words
 from caliban.model.experiment import Experiment
 from tests.experiment_configs import CONFIGS, MALFORMED
 
@@ -42,7 +42,7 @@ LARGE = """{
 JSON_LOOP = """
 import json, sys
 from caliban import document
-from caliban.model import experiment
+from caliban.model import experiment, shell_words
 separator = "["
 for each in experiment.expand(document.read(sys.argv[1])):
     sys.stdout.write(separator)
@@ -131,8 +131,16 @@ def test_the_output_is_what_json_and_the_shell_make_of_the_experiments(config: A
     assert output(config, "--pprint") == json.dumps(experiments, indent=2) + "\n"
     flags = [Experiment((), each).flags() for each in experiments]
     text = output(config, "--print_flags")
-    assert text == "".join(shlex.join(each) + "\n" for each in flags)
-    assert shlex.split(text) == [flag for each in flags for flag in each]
+    assert text == "".join(shell_words.join(each) + "\n" for each in flags)
+    assert text.count("\n") == len(experiments)
+
+
+def test_flags_with_newlines_stay_on_the_line_of_their_experiment() -> None:
+    text = output({"prompt": ["one\ntwo", "three"], "seed": 1}, "--print_flags")
+    assert text == "--prompt $'one\\ntwo' --seed 1\n--prompt three --seed 1\n"
+    command = f"printf '%s|' {text.splitlines()[0]}"
+    words = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    assert words.stdout == b"--prompt|one\ntwo|--seed|1|"
 
 
 def test_a_large_output_is_the_same_as_a_small_one() -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_log_is_plain_while_the_job_runs_and_compressed_afterwards(home: Path)
     assert gzip.decompress(joblog.compressed("u").read_bytes()) == TEXT
     (only,) = (home / ".caliban" / "logs").iterdir()
     assert stat.S_IMODE(only.stat().st_mode) == 0o600
+
+
+def test_a_log_that_was_cut_off_is_not_compressed(home: Path) -> None:
+    with pytest.raises(TimeoutError), JobLog("u") as log:
+        log.write(TEXT)
+        raise TimeoutError
+    # There may be no time for that: half a file would be left.
+    assert [*(home / ".caliban" / "logs").iterdir()] == [joblog.path("u")]
+    assert b"".join(joblog.read("u")) == TEXT
 
 
 @pytest.mark.parametrize("tail", [None, 0, 1, 2, 100])
@@ -106,6 +116,13 @@ def test_a_damaged_log_is_named() -> None:
         list(joblog.read("u"))
     file.write_bytes(b"something else")
     with pytest.raises(CalibanError, match=f"{file} is damaged"):
+        list(joblog.read("u"))
+
+
+@pytest.mark.parametrize("file", [joblog.path, joblog.compressed])
+def test_a_log_that_cannot_be_read_is_named(file: Callable[[str], Path]) -> None:
+    file("u").mkdir(parents=True)
+    with pytest.raises(CalibanError, match=f"cannot read the log {file('u')}: Is a directory"):
         list(joblog.read("u"))
 
 

@@ -108,10 +108,12 @@ class TestStart:
 
 
 def test_a_program_that_is_left_goes_on_by_itself(tmp_path: Path) -> None:
-    done = tmp_path / "done"
-    child = process.leave(["sh", "-c", f"sleep 0.2; echo done; echo done > {done}"])
+    begin, done = tmp_path / "begin", tmp_path / "done"
+    waiting = f"until [ -e {begin} ]; do sleep 0.05; done"
+    child = process.leave(["sh", "-c", f"{waiting}; echo done; echo done > {done}"])
     assert not done.exists()
-    assert child.wait(5) == 0
+    begin.touch()
+    assert child.wait(60) == 0
     assert done.exists()
 
 

@@ -162,7 +162,7 @@ def test_a_job_that_cannot_be_started_is_not_tried_again(store: HistoryStore) ->
 def test_when_the_engine_stays_away_what_may_run_stays_open(
     store: HistoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_PATIENCE", 0.1)
+    monkeypatch.setattr(runner, "_PATIENCE", 1.0)
     engine = Engine()
     jobs = recorded(engine, store, 10)
     engine.away = 10**9

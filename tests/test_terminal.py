@@ -13,7 +13,6 @@ import select
 import struct
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -229,6 +228,23 @@ def test_results_go_to_stdout_and_notes_to_stderr(capfd: pytest.CaptureFixture[s
     assert err == "note\nwarning: warning\n"
 
 
+class Clock:
+    """What the steps read the time from: it stands still unless a test moves it."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(steps, "time", found)
+    return found
+
+
+@pytest.mark.usefixtures("clock")
 class TestSteps:
     def feed(self, failed: bool) -> steps.Steps:
         view = steps.Steps()
@@ -277,13 +293,13 @@ class TestSteps:
             view.line("nothing of interest", "")
             assert tty.look().last.endswith("and more a")
 
-    def test_on_a_terminal_time_goes_by(self) -> None:
+    def test_on_a_terminal_time_goes_by(self, clock: Clock) -> None:
         with open_terminal() as tty:
             view = steps.Steps()
             view.begin("Wait")
-            time.sleep(0.15)
+            clock.now += 61.26
             view.tick()
-            assert re.fullmatch(r" +0\.[1-9] s  Wait", tty.look().last)
+            assert tty.look().last == "   61.3 s  Wait"
 
     def test_without_a_title_nothing_is_drawn(self) -> None:
         with open_terminal() as tty:
@@ -302,19 +318,40 @@ class TestSteps:
 
 
 class TestPatience:
-    def test_something_long_is_shown_with_its_time_until_it_is_done(self) -> None:
+    def test_something_long_is_shown_with_its_time_until_it_is_done(self, clock: Clock) -> None:
         with open_terminal() as tty:
             with steps.patience("Check it") as tick:
                 assert tty.look().last == "    0.0 s  Check it"
-                time.sleep(0.25)
+                clock.now += 0.3
                 tick()
-                assert re.fullmatch(r" +0\.[2-9] s  Check it", tty.look().last)
+                assert tty.look().last == "    0.3 s  Check it"
             assert tty.look().text == ""
 
     def test_elsewhere_nothing_is_said(self, capfd: pytest.CaptureFixture[str]) -> None:
         with steps.patience("Check it") as tick:
             tick()
         assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_that_only_prints_lines_gets_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with open_terminal() as tty:
+        view = steps.Steps()
+        view.begin("Make it")
+        view.tick()
+        view.line("RUN make", "")
+        view.end(failed=False)
+        with steps.patience("Check it") as tick:
+            tick()
+        output = terminal.Output(2)
+        output.idle()
+        output.note("job 1 SUCCEEDED")
+        output.advance()
+        output.close()
+        assert tty.look().text == "Make it\nRUN make\njob 1 SUCCEEDED"
+        assert b"\033" not in tty.bytes
 
 
 def bar(done: int, total: int) -> re.Pattern[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
@@ -46,14 +45,17 @@ class IndentedJson(Json):
 
 
 class Flags(Json):
-    """A line of flags for each experiment, quoted so that a shell reads back the same words."""
+    """A line of flags for each experiment, quoted so that a shell reads back the same words.
+
+    A value that holds a newline does not break its line.
+    """
 
     start, separator, end = "", "\n", "\n"
     opening, comma, closing = "", " ", ""
 
     def record(self, params: Mapping[str, Value]) -> str:
         """One experiment's flags."""
-        return shlex.join(Experiment((), params).flags())
+        return shell_words.join(Experiment((), params).flags())
 
 
 def texts(config: object, style: Json) -> Iterator[str]:

@@ -17,6 +17,9 @@ _PREFIX = b"caliban: {"
 # A line of metrics that is longer is none.
 _LONGEST = 1 << 16
 
+# Stands for the beginning of any line that has no metrics.
+_OTHER = b"."
+
 # How many different metrics a job may report.
 _MOST = 1000
 
@@ -46,6 +49,9 @@ def fit(text: str) -> str:
 class Metrics:
     """Finds the lines `caliban: {"accuracy": 0.97}` in a job's output, in whatever pieces it comes.
 
+    Where stdout and stderr go to one place, a line may have what a progress bar leaves before it:
+    something that the bar would go back over by a carriage return.
+
     Attributes:
       values: the last value of each metric, in the order in which they were first reported.
     """
@@ -53,26 +59,19 @@ class Metrics:
     def __init__(self) -> None:
         self.values: dict[str, Metric] = {}
         self._line = b""
-        self._skips = False
 
     def feed(self, data: bytes) -> bool:
         """Takes the next piece of output; returns whether it had a metric."""
         found = False
-        if self._line or self._skips:
-            rest, newline, data = data.partition(b"\n")
-            if not newline:
-                self._begin(rest)
-                return False
-            found = not self._skips and self._take(self._line + rest)
-            self._line, self._skips = b"", False
-        # Most output has no metrics. What matters of it is only how its last line begins.
-        if data.startswith(_PREFIX) or b"\n" + _PREFIX in data:
+        data = self._line + data
+        # Most output has no metrics. What matters of it is only what its last line begins with.
+        if _PREFIX in data:
             *lines, last = data.split(b"\n")
             for line in lines:
                 found |= self._take(line)
         else:
             last = data[data.rfind(b"\n") + 1 :]
-        self._begin(last)
+        self._line = _beginning(last)
         return found
 
     def end(self) -> None:
@@ -80,16 +79,11 @@ class Metrics:
         self._take(self._line)
         self._line = b""
 
-    def _begin(self, start: bytes) -> None:
-        """Keeps the beginning of a line, as long as it may become one of metrics."""
-        line = self._line + start
-        may_be = line.startswith(_PREFIX) or _PREFIX.startswith(line)
-        is_long = len(line) > _LONGEST
-        self._skips = self._skips or (bool(line) and (is_long or not may_be))
-        self._line = b"" if self._skips else line
-
     def _take(self, line: bytes) -> bool:
         """Reads a whole line; one that is no JSON object after all is passed over."""
+        after_bar = line.partition(b"\r")[2]
+        at = after_bar.find(_PREFIX)
+        line = line if at < 0 else after_bar[at:]
         if not line.startswith(_PREFIX):
             return False
         try:
@@ -106,6 +100,19 @@ class Metrics:
         return True
 
 
+def _beginning(line: bytes) -> bytes:
+    """What matters of a line that has not ended: less than all of it, unless it has metrics."""
+    if line.startswith(_PREFIX) or _PREFIX.startswith(line):
+        kept = line
+    elif b"\r" in line:
+        after_bar = line.partition(b"\r")[2]
+        at = after_bar.find(_PREFIX)
+        kept = b"\r" + after_bar[at if at >= 0 else 1 - len(_PREFIX) :]
+    else:
+        kept = _OTHER
+    return kept if len(kept) <= _LONGEST else _OTHER
+
+
 # What differs between failures of one kind: addresses, numbers, paths, quoted words.
 _VARIABLE = re.compile(
     r"0x[0-9a-fA-F]+|(?<![\w.])[-+]?\d[\d_,.]*(?:e[-+]?\d+)?\w*|(?:/[\w.+-]+){2,}/?", re.IGNORECASE
@@ -118,21 +125,41 @@ _MEANINGLESS = re.compile(r"[\W_]*|Pass --helpshort or --helpfull to see help on
 # The frame of a terminal's bar, of which only what comes last can be seen.
 _FRAME = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
+# What Python prints of an exception that nobody has caught: this, lines that are indented, and the
+# exception itself.
+_TRACEBACK = "Traceback (most recent call last):"
+_EXCEPTION = re.compile(r"(?:(?:\w+\.)+\w+|[A-Z]\w*)(?:: .*)?")
+
+# It is the last thing on stderr. What had gone to stdout just before may come after it: some lines.
+_LATE = 3
+
 _LENGTH = 200
 
 
 def cause(lines: Iterable[str]) -> str:
-    """The line of a failed job's output that most likely tells why: the last that says something.
+    """The line of a failed job's output that most likely tells why.
+
+    That is the exception by which Python has ended, otherwise the last line that says something.
 
     Args:
       lines: the end of the output.
     """
-    last = ""
+    last = raised = ""
+    is_inside, later = False, 0
     for line in lines:
-        shown = _FRAME.sub("", line).rstrip("\r\n").rpartition("\r")[2].strip()
-        if not _MEANINGLESS.fullmatch(shown) and not shown.startswith("caliban: {"):
-            last = shown
-    return fit(last[:_LENGTH])
+        text = _FRAME.sub("", line).rstrip("\r\n").rpartition("\r")[2]
+        # Behind a line without an end there may be one of metrics.
+        shown = text.partition("caliban: {")[0].strip()
+        if _MEANINGLESS.fullmatch(shown):
+            continue
+        last = shown
+        later += 1
+        if shown.endswith(_TRACEBACK):
+            is_inside, raised = True, ""
+        elif is_inside and not text[0].isspace() and _EXCEPTION.fullmatch(shown):
+            is_inside, raised, later = False, shown, 0
+    found = raised if raised and later <= _LATE else last
+    return fit(found[:_LENGTH])
 
 
 def kind(cause: str) -> str:

@@ -77,12 +77,14 @@ class Tolerance:
     def allows(self, name: str, before: Metric | None, after: Metric | None) -> bool:
         """Whether two values of a metric count as the same; None for one that was not reported."""
         of_name = self.by_name.get(name, self.usual)
+        if of_name == math.inf:
+            return True
         if before is None or after is None:
-            return of_name == math.inf
+            return False
         if isinstance(before, bool) or isinstance(after, bool):
             return before is after
         if isinstance(before, str) or isinstance(after, str):
-            return before == after or of_name == math.inf
+            return before == after
         try:
             return before == after or math.isclose(before, after, rel_tol=of_name)
         except OverflowError:  # an integer beyond all floating-point numbers

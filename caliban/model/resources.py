@@ -115,7 +115,7 @@ class TPUSpec(_Spec[TPU]):
     """Some TPUs of one type, in a number that one machine has: see GPUSpec."""
 
     kind = "TPU"
-    example = "8xV3"
+    example = "8xV5E"
 
     @classmethod
     def types(cls) -> Mapping[str, TPU]:

@@ -42,9 +42,42 @@ def test_the_pieces_make_no_difference(size: int) -> None:
     assert values(*(OUTPUT[at : at + size] for at in range(0, len(OUTPUT), size))) == EXPECTED
 
 
-@given(st.lists(st.sampled_from([b"caliban: {", b'"a": 1', b"}", b"\n", b"x", b"caliban", b"\r"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"caliban: {", b'"a": 1', b'"a": 2}', b"}", b"\n", b"x", b"caliban", b"\r"]
+        )
+    )
+)
 def test_nothing_depends_on_where_the_output_is_cut(words: list[bytes]) -> None:
     assert values(*words) == values(b"".join(words))
+
+
+@pytest.mark.parametrize(
+    ("before", "is_seen"),
+    [
+        (b"\r 50%|#####     | 5/10", True),
+        (b"\r 40%|####\r 50%|#####     | 5/10 [00:01<00:01]", True),
+        (b"\r           \r", True),
+        (b"training: 9%\rtraining: 10%", True),
+        (b"no bar ", False),
+        (b"\r 50%\n12 ", False),
+        (b"a line of Windows\r\nno bar ", False),
+    ],
+)
+def test_a_progress_bar_without_an_end_hides_no_metric(before: bytes, is_seen: bool) -> None:
+    output = before + b'caliban: {"a": 1}\nmore\n'
+    expected = {"a": 1} if is_seen else {}
+    assert values(output) == expected
+    assert values(*(output[at : at + 1] for at in range(len(output)))) == expected
+
+
+def test_a_bar_that_is_drawn_without_end_costs_no_time() -> None:
+    metrics = Metrics()
+    for number in range(100_000):
+        metrics.feed(b"\r%d/100000" % number)
+    metrics.feed(b'caliban: {"a": 1}\n')
+    assert metrics.values == {"a": 1}
 
 
 def test_a_metric_is_seen_when_its_line_ends() -> None:
@@ -108,6 +141,37 @@ def test_a_job_cannot_report_without_end() -> None:
     ],
 )
 def test_the_cause_is_the_last_line_that_says_something(lines: list[str], expected: str) -> None:
+    assert cause(lines) == expected
+
+
+TRACEBACK = ["Traceback (most recent call last):", '  File "train.py", line 3, in <module>']
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([*TRACEBACK, "ValueError: no", "epoch 7", "loss 0.5"], "ValueError: no"),
+        (
+            ["epochTraceback (most recent call last):", *TRACEBACK[1:], "KeyError: 1", " 7"],
+            "KeyError: 1",
+        ),
+        ([*TRACEBACK, 'ValueError: nocaliban: {"loss": 1}', ""], "ValueError: no"),
+        (
+            [*TRACEBACK, "epoch 7", "torch.cuda.OutOfMemoryError: no", "x"],
+            "torch.cuda.OutOfMemoryError: no",
+        ),
+        (
+            [*TRACEBACK, "KeyError: 1", "", *TRACEBACK, "AssertionError", "epoch 7"],
+            "AssertionError",
+        ),
+        ([*TRACEBACK, "ValueError: two lines", "the second"], "ValueError: two lines"),
+        ([*TRACEBACK, "ValueError: first"] + ["went on"] * 4 + ["no disk"], "no disk"),
+        ([*TRACEBACK, "ValueError: first", *TRACEBACK], 'File "train.py", line 3, in <module>'),
+    ],
+)
+def test_the_cause_is_the_exception_also_if_what_was_printed_before_comes_after_it(
+    lines: list[str], expected: str
+) -> None:
     assert cause(lines) == expected
 
 

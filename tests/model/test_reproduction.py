@@ -64,6 +64,8 @@ def test_state_and_exit_code_count(before: Result, after: Result | None, expecte
         ("nan", 1.0, ("0.5",), False),
         ("a", "b", ("m=inf",), True),
         (1.0, 99.0, ("m=inf",), True),
+        (True, False, ("m=inf",), True),
+        (10**400, 1, ("m=inf",), True),
         (10**400, 10**400, ("0.5",), True),
         (10**400, 10**399, ("0.5",), False),
     ],
