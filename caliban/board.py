@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -236,11 +235,11 @@ class Board:
         text = "".join(f"{terminal.paint(line, how, sys.stderr)}\n" for line, how in lines)
         sys.stderr.write(self._wiping() + text)  # at once: nobody sees the moment in between
         sys.stderr.flush()
-        self._drawn = [_width(line) for line, _ in lines]
+        self._drawn = [terminal.width(line) for line, _ in lines]
 
     @property
     def _draws(self) -> bool:
-        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and self.lost is None
+        return terminal.can_redraw(sys.stderr) and self.lost is None
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """What there is to see now: lines that fit the terminal, and how they are painted."""
@@ -307,20 +306,10 @@ def _size() -> os.terminal_size:
     return terminal.size(sys.stderr)
 
 
-def _width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF")
-        for each in text
-    )
-
-
 def _cut(text: str, columns: int) -> str:
     """The beginning of a text that a terminal of so many columns shows in one line."""
     text = text[: max(columns, 1)]
-    while _width(text) > max(columns, 1):
+    while terminal.width(text) > max(columns, 1):
         text = text[:-1]
     return text
 

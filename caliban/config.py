@@ -115,6 +115,16 @@ class Config:
             return None
         return self.dockerfiles.get(mode)
 
+    def cloud_key(self, flag: str | None, environment: Mapping[str, str]) -> str:
+        """The file with a service account's key; "" for none.
+
+        Args:
+          flag: the value of --cloud_key.
+          environment: variables.
+        """
+        variable = environment.get("GOOGLE_APPLICATION_CREDENTIALS")
+        return choose(flag, variable, self.gcloud.cloud_key, "")
+
 
 def choose(flag: T | None, variable: T | None, file: T | None, default: T) -> T:
     """The one rule of precedence: flag, then environment, then configuration file, then default.
@@ -125,6 +135,18 @@ def choose(flag: T | None, variable: T | None, file: T | None, default: T) -> T:
         if value is not None and value != "":
             return value
     return default
+
+
+def project() -> Path:
+    """The directory of the project: the current one.
+
+    Raises:
+      UsageError: it has been deleted.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory has been deleted") from None
 
 
 def load(project: Path) -> Config:

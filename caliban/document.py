@@ -41,7 +41,7 @@ def read(source: str) -> object:
     with or without a byte order mark.
 
     Args:
-      source: path of a file, `~` expanded, or the word "stdin" in any case. Files that end in
+      source: path of a file, `~` expanded; the word "stdin" in any case, or "-". Files that end in
         .yaml or .yml hold YAML, of which the safe subset is read; anything else is JSON.
 
     Returns:
@@ -52,7 +52,7 @@ def read(source: str) -> object:
       UsageError: it cannot be read or parsed; the message names the file, the line, the column,
         what was found there, and what was expected.
     """
-    if source.lower() == _STDIN:
+    if source.lower() == _STDIN or source == "-":
         source = _STDIN
     text = _decode(source, _bytes(source))
     if _is_yaml(source):

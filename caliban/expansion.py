@@ -32,19 +32,20 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="expansion",
-        description="Show every experiment that an experiment config stands for: as JSON, or as "
-        "the flags that the jobs get.",
+        description="Show every experiment that an experiment file stands for: as JSON, or as the "
+        "flags that the jobs get.",
     )
     parser.add_argument("--helpfull", action="help", help="show full help message and exit")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--pprint", action="store_true", help="print indented JSON")
+    parser.add_argument("--pprint", action="store_true", help="Print indented JSON.")
     parser.add_argument(
         "--print_flags",
         action="store_true",
-        help="print each experiment's flags on a line, quoted for a shell, instead of JSON",
+        help="Print each experiment's flags on a line, quoted for a shell, instead of JSON.",
     )
     parser.add_argument(
-        "experiment_config", help="path of an experiment config, or 'stdin' to read it from stdin"
+        "experiment_config",
+        help="Path of an experiment file, or 'stdin' or '-' to read it from standard input.",
     )
     return parser
 

@@ -45,6 +45,8 @@ def _words(path: str) -> list[str]:
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith(("#", "//")):
             continue
+        if "\0" in line:
+            raise UsageError(f"{path}:{number}: found a NUL, which no argument can have")
         try:
             parts = shlex.split(line)
         except ValueError as error:

@@ -80,9 +80,11 @@ class JobLog:
         if self._file is not None:
             self._attempt(lambda: self._append(data))
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+            if error is not None:
+                return  # it isn't whole, and will be written anew
             # Where there is no room for both, the plain one stays.
             with contextlib.suppress(OSError):
                 _compress(path(self._uid), compressed(self._uid))
@@ -152,7 +154,7 @@ def read(uid: str, tail: int | None = None) -> Iterator[bytes]:
       tail: how many lines of its end; None for all.
 
     Raises:
-      CalibanError: the log is damaged.
+      CalibanError: the log is damaged, or cannot be read.
     """
     with contextlib.closing(Reader(uid, tail)) as reader:
         yield from iter(reader.read, b"")
@@ -196,7 +198,7 @@ class Reader:
         """The next piece; b"" if there is nothing more now, or nothing at all.
 
         Raises:
-          CalibanError: the log is damaged.
+          CalibanError: the log is damaged, or cannot be read.
         """
         with self._damages():
             if self._file is None:
@@ -221,6 +223,9 @@ class Reader:
             yield
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CalibanError(f"the log {compressed(self._uid)} is damaged: {error}") from None
+        except OSError as error:
+            file = error.filename or find(self._uid)
+            raise CalibanError(f"cannot read the log {file}: {error.strerror}") from None
 
 
 def _start_of_lines(file: IO[bytes], number: int) -> int:

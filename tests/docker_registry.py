@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from tests.workshop import docker
 
 PROGRAM = "docker-registry"
@@ -42,9 +43,7 @@ class DockerRegistry:
           asks_for_login: whether only USER may use it.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="caliban-registry-"))
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{found.getsockname()[1]}"
+        self.host = f"127.0.0.1:{free_port()}"
         (self._folder / "accounts").write_text(_ACCOUNTS)
         login = {"htpasswd": {"realm": "tests", "path": str(self._folder / "accounts")}}
         # JSON is YAML.

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
+from tests.ports import free_port
 
 # Where `scripts/prepare.sh mlflow` installs it: it has requirements of its own, and is large.
 INSTALLED = Path(__file__).parents[1] / ".mlflow" / "bin"
@@ -39,8 +40,7 @@ class Server:
           folder: where it keeps its files.
           database: where it keeps all else; "" for SQLite.
         """
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "server.log"
         self._command = [

@@ -57,7 +57,7 @@ class Typist:
         deadline = time.monotonic() + seconds
         while self._read(0.1):
             assert time.monotonic() < deadline, f"it still runs:\n{self.text}"
-        return self._child.wait(5)
+        return self._child.wait(30)
 
     def _read(self, seconds: float) -> bool:
         """Takes in what is shown; False when the program has ended."""

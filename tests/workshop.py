@@ -75,8 +75,13 @@ class Workshop:
         return self.once(f"base {name}", make)
 
     def containers(self, *flags: str) -> list[str]:
-        """The ids of the session's containers, running or, with --all, not."""
-        return docker("ps", "--quiet", "--filter", f"label={self.label}", *flags).split()
+        """The ids of the session's containers, running or, with --all, not.
+
+        Those of pods are not among them: a cluster removes them in its own time.
+        """
+        shown = ("--format", '{{.ID}} {{.Label "io.kubernetes.pod.uid"}}')
+        lines = docker("ps", "--filter", f"label={self.label}", *shown, *flags).splitlines()
+        return [line.strip() for line in lines if " " not in line.strip()]
 
     def clear(self) -> None:
         """Removes everything that was made."""
@@ -85,7 +90,8 @@ class Workshop:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self._environment.items():
                 patch.setenv(name, value)
-            for container in self.containers("--all"):
+            everything = ("ps", "--all", "--quiet", "--filter", f"label={self.label}")
+            for container in docker(*everything).split():
                 docker("rm", "--force", container, check=False)
             images = ("images", "--all", "--quiet", "--filter", f"label={self.label}")
             for _ in range(9):  # an image goes only after those that were built on it

@@ -32,6 +32,9 @@ _NAME = re.compile(r"(?!\.)[\w.-]+(?:/(?!\.)[\w.-]+)*", re.ASCII)
 _TARGET = re.compile(r"(?:\.\./)*(?!\.)[\w.-]+(?:/(?!\.)[\w.-]+)*", re.ASCII)
 _LONGEST_NAME = 99
 
+# All that an extended header of such a member says: its own length, and a size.
+_SIZE = re.compile(rb"(\d{1,2}) size=(\d{1,15})\n")
+
 
 def load(archive: Archive, part: str, image: str, engine: Engine) -> None:
     """Has an engine load an image, unless it has it; its id stands for all that it holds.
@@ -117,7 +120,12 @@ def _members(archive: Archive, part: str) -> Iterator[tuple[tarfile.TarInfo, Ite
     links: set[str] = set()
     with gzip.GzipFile(fileobj=io.BufferedReader(_Pieces(archive.pieces(part)))) as stream:
         while any(header := stream.read(tarfile.BLOCKSIZE)):
-            info = _plain(tarfile.TarInfo.frombuf(header, "ascii", "replace"))
+            found = tarfile.TarInfo.frombuf(header, "ascii", "replace")
+            if found.type == tarfile.XHDTYPE:
+                size = _long_size(stream, found.size)
+                found = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "ascii", "replace")
+                found.size = size
+            info = _plain(found)
             place = info.name.casefold()
             above = {str(each) for each in PurePosixPath(place).parents}
             if place in places or len(places) == _MOST_MEMBERS or above & links:
@@ -135,6 +143,23 @@ def _members(archive: Archive, part: str) -> Iterator[tuple[tarfile.TarInfo, Ite
         while rest := stream.read(_PIECE):
             if any(rest) or stream.tell() > limit:
                 raise ValueError("more behind the end")
+
+
+def _long_size(stream: gzip.GzipFile, length: int) -> int:
+    """The size of the next member, which is too large for its own header: of 8 GiB and more.
+
+    Args:
+      stream: behind the header of what says so, POSIX's extended header.
+      length: of that, in bytes.
+
+    Raises:
+      ValueError: it says something else, or more.
+    """
+    text = stream.read(-(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE if length < 64 else 0)
+    match = _SIZE.fullmatch(text[:length])
+    if not match or int(match[1]) != length or any(text[length:]):
+        raise ValueError("an extended header")
+    return int(match[2])
 
 
 def _plain(found: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caliban import config, flag_types, flags, terminal
@@ -198,5 +197,5 @@ def _resume(args: argparse.Namespace) -> int:
         args, add_arguments, "caliban cloud", ("cloud_key", "dry_run", "per_minute")
     )
     record = launch_record.begin(args, add_arguments, Engine(), [])
-    with cloud_wishes.backends(args, config.load(Path.cwd())) as backends:
+    with cloud_wishes.backends(args, config.load(config.project())) as backends:
         return sending.resume(NAME, args.resume, backends, record, args.dry_run)

@@ -98,12 +98,8 @@ def understand(args: argparse.Namespace, work: Work | None = None) -> Wishes:
     around = image_choice.surroundings(args, problems)
     settings, environment = around.settings, os.environ
     mode = machine_choice.mode(args, work.image.mode if work else around.mode)
-    choice, experiments = (work.image, work.experiments) if work else (None, None)
-    if work is None:
-        choice = image_choice.choose_in(around._replace(mode=mode), args, problems)
-        experiments = problems.attempt(lambda: experiment_choice.choose(args), None)
-    if experiments:
-        problems.attempt(functools.partial(experiment_choice.check_text, experiments), None)
+    around = around._replace(mode=mode)
+    choice, experiments = experiment_choice.choose_work(args, around, problems, work)
     project = problems.attempt(
         lambda: google_project.project(args.project_id, environment, settings, args.cloud_key), None
     )
@@ -187,10 +183,16 @@ def _bucket(text: str | None) -> str:
       UsageError: it isn't one.
     """
     found = (text or "").strip().rstrip("/")
-    if found and not _BUCKET.fullmatch(found):
+    if found and not found.startswith("gs://"):
         raise UsageError(
             f"--output {text}: jobs on Vertex AI write to Cloud Storage, and this isn't there",
             "It looks like gs://my-bucket/some/path.",
+        )
+    if found and not _BUCKET.fullmatch(found):
+        raise UsageError(
+            f"--output {text}: no folder of Cloud Storage has such a name",
+            "It looks like gs://my-bucket/some/path. A bucket's name has 3 or more letters a to z, "
+            "digits, -, _ and dots; no path has #, ?, *, [ or ].",
         )
     # Objects can have such names, which mean something else as the names of files below /gcs.
     if found and {"", ".", ".."} & set(found.split("/")[3:]):
@@ -222,7 +224,6 @@ def backends(args: argparse.Namespace, settings: config.Config) -> Backends:
     """The platforms, as the user whom the command line, the environment or the project names."""
     from caliban.remote.backends import Backends
 
-    variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    key = config.choose(args.cloud_key, variable, settings.gcloud.cloud_key, "")
+    key = settings.cloud_key(args.cloud_key, os.environ)
     per_minute = args.per_minute or settings.gcloud.per_minute
     return Backends(os.environ, key, per_minute)

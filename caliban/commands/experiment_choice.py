@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from caliban.errors import UsageError
+from caliban.errors import Problems, UsageError
 from caliban.model import experiment
 from caliban.model.experiment import Experiment
 
 if TYPE_CHECKING:
-    from caliban.commands.image_choice import ImageChoice
+    from caliban.commands.image_choice import ImageChoice, Surroundings
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,33 @@ def choose(args: argparse.Namespace) -> Experiments:
     config = document.read(source)
     experiment.validate(config, source)
     return Experiments(args.script_args, config)
+
+
+def choose_work(
+    args: argparse.Namespace, around: Surroundings, problems: Problems, given: Work | None = None
+) -> tuple[ImageChoice | None, Experiments | None]:
+    """What jobs elsewhere do: the image that they run, and the experiments.
+
+    Args:
+      args: the command line.
+      around: what decides the image besides what it holds.
+      problems: where what is wrong is collected.
+      given: what they do, if neither the command line nor the project's files say it.
+
+    Returns:
+      Both; None in the place of one if `problems` has something now.
+    """
+    from caliban.commands import image_choice
+
+    if given:
+        choice: ImageChoice | None = given.image
+        experiments: Experiments | None = given.experiments
+    else:
+        choice = image_choice.choose_in(around, args, problems)
+        experiments = problems.attempt(lambda: choose(args), None)
+    if experiments:
+        problems.attempt(functools.partial(check_text, experiments), None)
+    return choice, experiments
 
 
 def check_text(experiments: Experiments) -> None:

@@ -57,16 +57,13 @@ def project(
     """
     from caliban.platform import gcloud, google
 
-    key = cloud_key or environment.get("GOOGLE_APPLICATION_CREDENTIALS")
+    key = settings.cloud_key(cloud_key, environment)
     sources: tuple[tuple[str, Callable[[], str | None]], ...] = (
         ("", lambda: flag),
         ("$PROJECT_ID", lambda: environment.get("PROJECT_ID")),
         (FILE_NAME, lambda: settings.gcloud.project_id),
         ("gcloud's configuration", lambda: gcloud.settings(environment).project),
-        (
-            "your credentials",
-            lambda: google.project(key or settings.gcloud.cloud_key, environment),
-        ),
+        ("your credentials", lambda: google.project(key, environment)),
     )
     found = _first(sources)
     if not found:

@@ -215,18 +215,10 @@ def surroundings(args: argparse.Namespace, problems: Problems) -> Surroundings:
     Returns:
       The current directory, its settings, the mode and the user's credentials.
     """
-    try:
-        directory = Path.cwd()
-    except FileNotFoundError:
-        raise UsageError("the current directory has been deleted") from None
+    directory = config.project()
     settings = problems.attempt(lambda: config.load(directory), config.Config())
     mode = Mode.CPU if args.nogpu else settings.default_mode or Mode.GPU
-    key = config.choose(
-        args.cloud_key,
-        os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"),
-        settings.gcloud.cloud_key,
-        "",
-    )
+    key = settings.cloud_key(args.cloud_key, os.environ)
     credentials = problems.attempt(
         lambda: identity.credentials(key, os.environ), identity.Credentials()
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from caliban.errors import Problems, UsageError
@@ -87,8 +86,7 @@ class Places:
         from caliban.remote.backends import Backends
 
         if self._backends is None:
-            variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-            settings = config.load(Path.cwd())
-            key = config.choose(self._cloud_key, variable, settings.gcloud.cloud_key, "")
+            settings = config.load(config.project())
+            key = settings.cloud_key(self._cloud_key, os.environ)
             self._backends = Backends(os.environ, key, settings.gcloud.per_minute)
         return self._backends

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from caliban import joblog, settle, terminal
 from caliban.commands import log_source
-from caliban.errors import PlatformError
+from caliban.errors import CalibanError
 from caliban.model.job import Handle, Job, Status
 from caliban.remote.backends import is_remote
 
@@ -214,7 +214,7 @@ def follow(
       output: where they are shown.
 
     Returns:
-      The exit code: 1 if one could not be followed to its end elsewhere.
+      The exit code: 1 if one could not be followed to its end elsewhere, or its log not be read.
     """
     code = 0
     attendance = _Attendance(store, places)
@@ -243,7 +243,7 @@ def follow(
             job = known[uid]
             try:
                 is_quiet = not _pass_on(log, job, output) and is_quiet
-            except PlatformError as error:
+            except CalibanError as error:  # it is about this job alone
                 output.note(f"job {job.id}: {error.message}")
                 code = 1
                 del logs[uid]
@@ -262,7 +262,7 @@ def _pass_on(log: _Followed, job: Job, output: Output) -> bool:
     """Shows what there is of a job's output; returns whether there was something.
 
     Raises:
-      PlatformError: it can't be had any more.
+      CalibanError: it can't be had any more.
     """
     has_some = False
     while data := log.read(job):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from caliban import flag_types, flags, joblog, terminal
-from caliban.errors import PlatformError, UsageError
+from caliban.errors import CalibanError, UsageError
 from caliban.model.experiment_text import quoted
 from caliban.model.job import Job, Status
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(places: Places, jobs: Sequence[Job], tail: int | None, output: Output) -> int:
-    """Shows what there is by now, one job after another; 1 if a platform did not give it."""
+    """Shows what there is by now, one job after another; 1 if some of it can't be had."""
     from caliban.commands.log_source import CUT, why_nothing
 
     code = 0
@@ -94,7 +94,7 @@ def _show(places: Places, jobs: Sequence[Job], tail: int | None, output: Output)
             for piece in _pieces(places, job, tail):
                 is_empty = False
                 output.write(piece)
-        except PlatformError as error:
+        except CalibanError as error:  # it is about this job alone
             terminal.warn(f"job {job.id}: {error.message}")
             code = 1
             continue

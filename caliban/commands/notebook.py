@@ -119,7 +119,7 @@ def _furnished(options: Options, gpus: tuple[str, ...], bare: bool) -> Options:
 
 def _port(text: str) -> int:
     """An argparse type: a port that a program can listen on."""
-    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+    if not text.isdecimal() or len(text) > 5 or not 0 < int(text) < 1 << 16:
         raise argparse.ArgumentTypeError(f"expected a port, 1 to 65535, found '{text}'")
     return int(text)
 

@@ -293,10 +293,12 @@ def _listed(items: Sequence[_Item], now: datetime.datetime) -> Iterator[str]:
     """What can go: the largest of each kind one by one, and the total."""
     for kind in ("container", "image", "log"):  # steps of builds mean nothing to anybody
         of_kind = sorted((item for item in items if item.kind == kind), key=lambda item: -item.size)
-        cells = [
-            (kind, item.name, terminal.amount(item.size), f"used {_age(now - item.used)} ago")
-            for item in of_kind[:_SHOWN]
-        ]
+        shown = of_kind[:_SHOWN]
+        longest = max((len(terminal.amount(item.size)) for item in shown), default=0)
+        cells = []
+        for item in shown:
+            size = terminal.amount(item.size).rjust(longest)
+            cells.append((kind, item.name, size, f"used {_age(now - item.used)} ago"))
         yield from terminal.columns(cells)
         if rest := of_kind[_SHOWN:]:
             yield f"{kind}  ... and {len(rest)} more, {_size(rest)}"

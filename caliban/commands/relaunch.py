@@ -163,6 +163,25 @@ def of_platform(jobs: Sequence[Job], platform: str) -> list[Job]:
     return mine
 
 
+def check_is_project(job: Job, plan: ImagePlan, hint: str) -> None:
+    """Sees to it that what a job's image would be built of is no file, as after a replay.
+
+    Args:
+      job: that is to run again.
+      plan: of its image.
+      hint: what can be done otherwise.
+
+    Raises:
+      UsageError: it is.
+    """
+    if Path(plan.directory).is_file():
+        command = shlex.join(["caliban", "replay", plan.directory, "--xgroup", job.group])
+        raise UsageError(
+            f"job {job.id} was replayed from the file {plan.directory}, which is no project",
+            f"What has failed is run again by: {command}\n{hint}",
+        )
+
+
 def check_images(engine: Engine, jobs: Sequence[Job], hint: str) -> None:
     """Sees to it that the engine still has the images of jobs.
 
@@ -290,8 +309,7 @@ class Again:
         from caliban.docker import identity
 
         settings = config.load(Path(plan.directory))
-        variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-        key = config.choose(self._cloud_key, variable, settings.gcloud.cloud_key, "")
+        key = settings.cloud_key(self._cloud_key, os.environ)
         credentials = identity.credentials(key, os.environ)
         return image_choice.build_secrets(self._build_secrets, settings, credentials)
 

@@ -129,8 +129,9 @@ def run(
     """
     from caliban.commands import replay_images
 
-    settings, engine, user = config.load(Path.cwd()), Engine(), flags.user_name()
-    tracking = tracking_choice.choose(settings, Path.cwd())
+    project, engine, user = config.project(), Engine(), flags.user_name()
+    settings = config.load(project)
+    tracking = tracking_choice.choose(settings, project)
     record = launch_record.begin(args, replay.add_arguments, engine, [])
     with (
         tempfile.TemporaryDirectory(prefix="caliban-") as folder,

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from caliban.commands.container_choice import ContainerChoice
     from caliban.commands.replay_images import Prepared
     from caliban.model.reproduction import Tolerance
-    from caliban.platform.local import Options
 
 
 def run(
@@ -53,8 +52,9 @@ def run(
       jobs: those that are to run.
       tolerance: how far metrics may be apart.
     """
+    project = config.project()
     output = container_choice.output_directory(args.output, args.xgroup)
-    tracking = tracking_choice.choose(config.load(Path.cwd()), Path.cwd())
+    tracking = tracking_choice.choose(config.load(project), project)
     engine = Engine()
     engine.check_program()
     used = dict.fromkeys(job.launch for job in jobs)
@@ -75,7 +75,7 @@ def run(
         secrets = dict(options.secrets)
         backend = LocalBackend(Containers(engine), engine.host, secrets)
         how = execution_choice.choose(
-            _as_recorded(args, found.launches[jobs[0].launch], options), store, backend, options
+            _as_recorded(args, found.launches[jobs[0].launch]), store, backend, options
         )
         for container in containers.values():
             container.prepare()
@@ -127,9 +127,7 @@ def _container(
     return replace(container, options=options)
 
 
-def _as_recorded(
-    args: argparse.Namespace, recorded: RecordedLaunch, options: Options
-) -> argparse.Namespace:
+def _as_recorded(args: argparse.Namespace, recorded: RecordedLaunch) -> argparse.Namespace:
     """The command line, with what was recorded of how many jobs run at a time."""
     if args.jobs is not None:
         return args

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--project_id",
-        metavar="ID",
+        metavar="PROJECT",
         help="Google Cloud project of the jobs that ran there: they are sent to the one where they "
         "ran, and a job of another project is an error.",
     )
@@ -231,6 +231,8 @@ def _plans(jobs: Sequence[Job], same_image: bool) -> dict[int, ImagePlan]:
     Raises:
       UsageError: files that one needs are gone.
     """
+    from caliban.commands import relaunch
+
     plans = {}
     for job in jobs:
         if job.container_spec_id in plans or has_manifest(job):
@@ -240,6 +242,7 @@ def _plans(jobs: Sequence[Job], same_image: bool) -> dict[int, ImagePlan]:
         if not is_built and not plan.live:
             continue
         hint = "" if plan.live else "--same_image runs the image that it had, as it was."
+        relaunch.check_is_project(job, plan, hint)
         if missing := _missing(plan, is_built):
             raise UsageError(f"{missing}, which job {job.id} needs, is gone", hint)
         try:

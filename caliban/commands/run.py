@@ -107,12 +107,12 @@ def _container(wanted: RunChoice, engine: Engine) -> ContainerChoice:
 
 def _print_commands(wanted: RunChoice, engine: Engine, container: ContainerChoice) -> None:
     """Prints what would be run; touches nothing, and asks no engine."""
-    import shlex
     from dataclasses import replace
 
     from caliban import launch, terminal
     from caliban.commands import container_choice
     from caliban.docker.containers import Containers
+    from caliban.model import shell_words
     from caliban.platform import outputs
     from caliban.platform.local import LocalBackend
 
@@ -123,7 +123,7 @@ def _print_commands(wanted: RunChoice, engine: Engine, container: ContainerChoic
     output = str(outputs.group_directory(wanted.output, group) / "JOB") if wanted.output else ""
     for request in launch.requests(wanted.experiments, image, group, settings):
         command = backend.plan(replace(request, output=output)).payload["command"]
-        terminal.result(shlex.join(command))
+        terminal.result(shell_words.join(command))
     jobs = launch.count_of_jobs(wanted.experiments.count)
     terminal.note(f"{jobs}; nothing was built, run or recorded.")
 

@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--job",
         type=flag_types.job_number,
-        metavar="ID",
-        help="Open the very image that this job ran, pinned; `caliban status` shows the ids.",
+        metavar="JOB",
+        help="Open the very image that this job ran, pinned; `caliban status` shows the numbers.",
     )
 
 
@@ -152,7 +152,7 @@ def _understand(args: argparse.Namespace) -> _Wanted:
     from caliban.commands import container_choice, image_choice
 
     if args.pinned and not args.image_id and args.job is None:
-        raise UsageError("--pinned needs an image: --image_id IMAGE, or --job ID")
+        raise UsageError("--pinned needs an image: --image_id IMAGE, or --job JOB")
     if args.image_id and args.job is not None:
         raise UsageError("--image_id and --job both name an image")
     problems = Problems()

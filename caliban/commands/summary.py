@@ -92,7 +92,7 @@ def _sum_up(store: HistoryStore, jobs: Sequence[Launched], interrupted: bool, ag
         flags = quoted(job.request.experiment)
         what = f"  job {job.id} ({job.outcome.reason})"
         terminal.note(f"{what}: {flags}" if flags else what)
-        if joblog.find(job.request.uid):
+        if len(failed) == 1 and joblog.find(job.request.uid):
             terminal.note(f"    its output: caliban logs {job.id}")
         if job.submission.output:
             terminal.note(f"    its files: {job.submission.output}")
@@ -102,6 +102,10 @@ def _sum_up(store: HistoryStore, jobs: Sequence[Launched], interrupted: bool, ag
     if failed:
         for line in _causes(store, [job.request.uid for job in failed]):
             terminal.note(line)
+        if len(failed) > 1 and any(joblog.find(job.request.uid) for job in failed):
+            terminal.note(
+                f"'caliban logs --xgroup {group} --failed' shows what those have printed."
+            )
         terminal.note(f"'caliban status --xgroup {group}' shows all.")
         # One job is changed and run by its own command; what a replay has come to is compared.
         if len(jobs) > 1 and not interrupted and not again:

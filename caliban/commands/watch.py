@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +36,7 @@ def run(look: Callable[[], View], lines: Lines, is_for_programs: bool) -> int:
       lines: what is printed of them.
       is_for_programs: whether a terminal gets the same as a file.
     """
-    has_screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    has_screen = terminal.can_redraw(sys.stdout)
     if has_screen and not is_for_programs:
         return _on_screen(look, lines)
     return _as_it_changes(look, lines)

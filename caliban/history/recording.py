@@ -94,10 +94,9 @@ class Recording(Outlines):
         if not requests:
             return [], []
         now = datetime.datetime.now(datetime.UTC)
-        spec = rows.digest(user, container_spec)
         # The same experiments in newer versions of their packages are the same experiments.
         what = rows.digest(user, {k: v for k, v in container_spec.items() if k != "lock"})
-        wanted = [
+        digests = [
             rows.digest(user, group, what, request.experiment.args, request.experiment.params)
             for request in requests
         ]
@@ -106,52 +105,17 @@ class Recording(Outlines):
             # On a server the lock makes launches into one group take turns: they insert the same
             # rows, and in another order they would block one another for good.
             group_id = connection.execute(find_group(user, group).with_for_update()).scalar_one()
-            spec_id = rows.ensure(
-                connection,
-                schema.container_specs,
-                {spec: {"user": user, "created": now, "spec": rows.to_json(container_spec)}},
-            )[spec]
-            experiment_ids = rows.ensure(
-                connection,
-                schema.experiments,
-                {
-                    digest: {
-                        "created": now,
-                        "group_id": group_id,
-                        "container_spec_id": spec_id,
-                        "args": rows.to_json(request.experiment.args),
-                        "params": rows.to_json(request.experiment.params),
-                    }
-                    for digest, request in zip(wanted, requests, strict=True)
-                },
-            )
-            rows.relink(connection, list(experiment_ids.values()), spec_id)
-            experiments_of = [experiment_ids[digest] for digest in wanted]
-            enough = _sufficient(connection, experiments_of, requests, suffices) if suffices else {}
+            spec_id = _container_spec(connection, user, container_spec, now)
+            experiments = _experiments(connection, group_id, spec_id, digests, requests, now)
+            enough = _sufficient(connection, experiments, requests, suffices) if suffices else {}
             missing = [
                 (experiment, request)
-                for experiment, request in zip(experiments_of, requests, strict=True)
+                for experiment, request in zip(experiments, requests, strict=True)
                 if request.uid not in enough
             ]
             if not missing:
                 return [], list(enough.values())
-            connection.execute(
-                schema.jobs.insert(),
-                [
-                    {
-                        "uid": request.uid,
-                        "user": user,
-                        "owner": owner,
-                        "created": now,
-                        "experiment_id": experiment,
-                        "image": request.image,
-                        "status": Status.SUBMITTED.value,
-                        "reason": "",
-                    }
-                    for experiment, request in missing
-                ],
-            )
-            ids = rows.ids(connection, schema.jobs.c.uid, [each.uid for _, each in missing])
+            ids = _add_jobs(connection, user, owner, missing, now)
             recorded = [
                 Recorded(ids[request.uid], request, *plan(ids[request.uid], request))
                 for _, request in missing
@@ -169,6 +133,42 @@ def _add_group(connection: Connection, user: str, name: str, now: datetime.datet
         )
     )
     return added.rowcount == 1
+
+
+def _container_spec(
+    connection: Connection, user: str, container_spec: Mapping[str, Any], now: datetime.datetime
+) -> int:
+    """The id of a container spec, which is added if it is new."""
+    digest = rows.digest(user, container_spec)
+    new = {"user": user, "created": now, "spec": rows.to_json(container_spec)}
+    return rows.ensure(connection, schema.container_specs, {digest: new})[digest]
+
+
+def _experiments(
+    connection: Connection,
+    group_id: int,
+    container_spec_id: int,
+    digests: Sequence[str],
+    requests: Sequence[JobRequest],
+    now: datetime.datetime,
+) -> list[int]:
+    """The id of each request's experiment, which is added to the group if that has no such one."""
+    ids = rows.ensure(
+        connection,
+        schema.experiments,
+        {
+            digest: {
+                "created": now,
+                "group_id": group_id,
+                "container_spec_id": container_spec_id,
+                "args": rows.to_json(request.experiment.args),
+                "params": rows.to_json(request.experiment.params),
+            }
+            for digest, request in zip(digests, requests, strict=True)
+        },
+    )
+    rows.relink(connection, list(ids.values()), container_spec_id)
+    return [ids[digest] for digest in digests]
 
 
 def _sufficient(
@@ -192,6 +192,33 @@ def _sufficient(
             if suffices(request, job):
                 enough[request.uid] = job
     return enough
+
+
+def _add_jobs(
+    connection: Connection,
+    user: str,
+    owner: str,
+    wanted: Sequence[tuple[int, JobRequest]],
+    now: datetime.datetime,
+) -> dict[str, int]:
+    """Adds jobs, each with the id of its experiment; returns their numbers, by uid."""
+    connection.execute(
+        schema.jobs.insert(),
+        [
+            {
+                "uid": request.uid,
+                "user": user,
+                "owner": owner,
+                "created": now,
+                "experiment_id": experiment,
+                "image": request.image,
+                "status": Status.SUBMITTED.value,
+                "reason": "",
+            }
+            for experiment, request in wanted
+        ],
+    )
+    return rows.ids(connection, schema.jobs.c.uid, [request.uid for _, request in wanted])
 
 
 def _add_job_specs(

@@ -62,7 +62,7 @@ def render(facts: Facts, excerpts: Mapping[int, str]) -> str:
         data = data.replace(letter, f"\\u{ord(letter):04x}")
     sections = (
         *(_head(facts), _charts(facts), _best(facts), _failures(facts, excerpts)),
-        *(_durations(facts), _jobs(facts), _launches(facts)),
+        *(_durations(facts), _jobs(), _launches(facts)),
     )
     body = "".join(part for section in sections for part in section)
     return (
@@ -281,7 +281,7 @@ def _durations(facts: Facts) -> Iterator[str]:
         yield '<div id="durations" class="chart"></div>\n</section>\n'
 
 
-def _jobs(facts: Facts) -> Iterator[str]:
+def _jobs() -> Iterator[str]:
     yield "<section>\n<h2>All jobs</h2>\n"
     yield '<p class="tools"><input id="filter" type="search" aria-label="filter" '
     yield 'placeholder="filter: words that a row has"> <small id="shown"></small></p>\n'
@@ -296,7 +296,8 @@ def _launches(facts: Facts) -> Iterator[str]:
     for launch in facts.launches:
         yield from _launch(launch)
     if missing := len(facts.runs) - len(known):
-        yield f"<p>Of {missing} jobs it is not recorded what exactly they ran.</p>\n"
+        jobs = "1 job" if missing == 1 else f"{missing} jobs"
+        yield f"<p>Of {jobs} it is not recorded what exactly ran.</p>\n"
     yield "</section>\n"
 
 

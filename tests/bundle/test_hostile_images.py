@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def with_more(*members: bytes) -> bytes:
     return gzip.compress(image()[: 4 * tarfile.BLOCKSIZE] + b"".join(members) + bytes(1024))
 
 
+def extended(*records: str) -> bytes:
+    """POSIX's extended header, which says of the next member what its own header can't."""
+    text = "".join(f"{len(each) + 4} {each}\n" for each in records).encode()
+    return member("PaxHeaders.0", text, tarfile.XHDTYPE)
+
+
 SMUGGLED = member("manifest.json", NAMED)
 
 
@@ -116,6 +123,13 @@ SMUGGLED = member("manifest.json", NAMED)
             lambda: gzip.compress(image(extra={"index.json": rb'{"image.n\u0061me":1}'})),
             "a name that others may have",
         ),
+        (lambda: with_more(extended("path=manifest.json"), member("d", NAMED)), "is no image"),
+        (lambda: with_more(extended("size=512"), SMUGGLED[:512]), "is no image"),
+        (lambda: with_more(extended("size=512", "size=0"), SMUGGLED), "is no image"),
+        (lambda: with_more(extended("size=512"), extended("size=512"), SMUGGLED), "is no image"),
+        (lambda: with_more(extended("size=999999999999999"), member("layer.tar")), "is no image"),
+        (lambda: with_more(extended("size=-512"), SMUGGLED), "is no image"),
+        (lambda: with_more(extended(*["size=1"] * 100_000), SMUGGLED), "is no image"),
     ],
 )  # fmt: skip
 def test_an_image_that_is_another_or_would_get_a_name_is_not_loaded(
@@ -136,3 +150,35 @@ def test_an_image_that_is_another_or_would_get_a_name_is_not_loaded(
         images.load(opened, "images/0.tar.gz", ID, NoEngine())  # type: ignore[arg-type]
     assert why in caught.value.message
     assert time.process_time() - began < SECONDS
+
+
+def test_a_layer_may_be_too_large_for_its_own_header(tmp_path: Path) -> None:
+    layer = bytes(range(256)) * 4
+
+    class Engine:
+        loaded = b""
+
+        def image_id(self, reference: str) -> str | None:
+            return ID if self.loaded else None
+
+        @property
+        def client(self) -> Any:
+            return self
+
+        def errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+        def load_image(self, pieces: Iterator[bytes], quiet: bool) -> list[Any]:
+            self.loaded = b"".join(pieces)
+            return []
+
+    without_size = member("layer.tar")[:512]
+    content = with_more(extended(f"size={len(layer)}"), without_size, layer)
+    forgery.write(tmp_path / "x.tar", lambda _, parts: parts.update({"images/0.tar.gz": content}))
+    engine = Engine()
+    with Archive(tmp_path / "x.tar") as opened:
+        images.load(opened, "images/0.tar.gz", ID, engine)  # type: ignore[arg-type]
+    with tarfile.open(fileobj=io.BytesIO(engine.loaded)) as tar:
+        assert tar.getnames() == ["c.json", "manifest.json", "layer.tar"]
+        stream = tar.extractfile("layer.tar")
+        assert stream and stream.read() == layer

@@ -163,9 +163,11 @@ def make_file(
         (sweep / "requirements.txt").write_text("# nothing\n")
         (sweep / "sweep.json").write_text(json.dumps(EXPERIMENTS))
         words = ("--nogpu", "--xgroup", "tries", "--experiment_config", "sweep.json")
-        done = caliban("run", "--jobs", "3", *words, "trainer.job", "--", "--say", "first")
+        job = ("trainer.job", "--", "--say", "first")
+        done = caliban("run", "--jobs", "3", *words, *job, timeout=300)
         assert done.returncode == 1, done.stderr
-        done = caliban("export", "tries", "-o", str(replay_folder / name), *flags)
+        # With the image, an engine that has much else to do takes more than a minute.
+        done = caliban("export", "tries", "-o", str(replay_folder / name), *flags, timeout=300)
         assert done.returncode == 0, done.stderr
         return replay_folder / name
 

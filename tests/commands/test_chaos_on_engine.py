@@ -93,6 +93,7 @@ def test_whatever_is_hit_every_experiment_succeeds_once(
     number: int,
 ) -> None:
     seed = FIRST + number
+    print(f"Again: CALIBAN_CHAOS_SEED={seed} CALIBAN_CHAOS_ROUNDS=1")  # shown if the test fails
     dice = random.Random(seed)
     gpus = [f"GPU {at}: Fake (UUID: {each})" for at, each in enumerate(DEVICES)]
     tools = gpu_tools(tmp_path, gpus)

@@ -266,6 +266,11 @@ class TestAllThatIsWrong:
         said = refusal(inline, "--nogpu", "--output", text, "trainer.train")
         assert "gs://my-bucket/some/path" in said
 
+    def test_is_a_bucket_that_cannot_be_called_so(self, inline: Inline) -> None:
+        said = refusal(inline, "--nogpu", "--output", "gs://Mine/x", "trainer.train")
+        assert "--output gs://Mine/x: no folder of Cloud Storage has such a name" in said
+        assert "3 or more letters a to z" in said
+
 
 class TestWhatIsSaid:
     def test_names_who_has_named_the_project_and_the_region(

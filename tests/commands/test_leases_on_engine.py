@@ -111,13 +111,15 @@ def test_of_four_terminals_no_two_have_one_device_and_none_idles(
     assert {len(use.devices) for use in found} == {1}
     of_device = by_device(found)
     assert set(of_device) == set(DEVICES)
-    last = max(use.began for use in found)
+    began = sorted(use.began for use in found)
     for device, each in of_device.items():
-        gaps = [after.began - before.ended for before, after in pairwise(each)]
-        assert min(gaps) > 0, f"{device} was given to two containers at once"
-        # A gap is the end of a container, and the start of another one, on a busy machine.
-        assert max(gaps) < 5, f"{device} idled: {sorted(gaps)[-3:]}"
-        assert last - each[-1].ended < 5, f"{device} idled at the end"
+        gaps = [(before.ended, after.began) for before, after in pairwise(each)]
+        assert all(end < start for end, start in gaps), f"{device} was given to two at once"
+        # A gap is the end of a container and the start of another one, for which a busy machine
+        # takes its time. Meanwhile each of the other three gets about one job.
+        gaps.append((each[-1].ended, began[-1]))
+        others = [sum(end < at < start for at in began) for end, start in gaps]
+        assert max(others) < 9, f"{device} idled while others got so many jobs: {others}"
         assert len(each) >= 10, f"{device} had only {len(each)} of the jobs"
     assert leases(home) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -159,7 +160,8 @@ def know(home: Path, group: str, image: str, status: str) -> None:
     """Makes the job of a group one that ran elsewhere, with an image by that name."""
     with closing(sqlite3.connect(home / ".caliban" / "caliban.db")) as database, database:
         database.execute(
-            "UPDATE jobs SET image = ?, status = ? WHERE experiment_id IN (SELECT experiments.id "
+            "UPDATE jobs SET image = ?, status = ?, handle_target = 'elsewhere' "
+            "WHERE experiment_id IN (SELECT experiments.id "
             "FROM experiments JOIN experiment_groups ON group_id = experiment_groups.id "
             "WHERE name = ?)",
             (image, status, group),
@@ -334,6 +336,14 @@ def test_the_steps_of_a_build_that_may_be_under_way_stay(
     answer = inline("prune", "--images", "--yes")
     assert answer.returncode == 0, answer.stderr
     assert step not in images(own_engine)
+
+
+def test_sizes_stand_one_below_the_other(run: Sweep, caliban: Caliban) -> None:
+    run("one", "echo one")
+    run("two", f"echo {' '.join(str(number**9) for number in range(99))}")
+    long, short, _ = caliban("prune", "--logs", "--dry_run").stdout.splitlines()
+    assert re.search(r"of job 2  \d{3} B  used", long)
+    assert re.search(r"of job 1   \d{2} B  used", short)
 
 
 def test_without_an_engine_logs_can_go_and_nothing_else(

@@ -201,8 +201,15 @@ def test_what_was_replayed_is_exported_and_replayed_again(
     found = replayed(caliban, "a.tar", "--xgroup", "b")
     assert (results(found), found["image_differences"]) == (["same"] * 3, [])
 
+    # Nothing is built anew of a file, but by a replay.
+    file = Path("tried.tar").resolve()
+    done = caliban("resubmit", "--xgroup", "a", "--dry_run")
+    assert done.returncode == 2
+    assert f"was replayed from the file {file}, which is no project" in done.stderr
+    assert f"caliban replay {file} --xgroup a\n" in done.stderr
+
     # The code is in the image; what its dependencies are resolved from is in the file alone.
-    Path("tried.tar").unlink()
+    file.unlink()
     done = caliban("export", "a", "-o", "c.tar")
     assert done.returncode == 2
     assert "the code that ran is not there any more: requirements.txt\n" in done.stderr

@@ -71,6 +71,16 @@ def experiments(folder: Path, content: Any, name: str = "experiment.json") -> st
     return name
 
 
+def test_each_job_is_one_line_whatever_its_flags_hold(project: Path, inline: Inline) -> None:
+    name = experiments(project, {"prompt": ["one\ntwo", "it's \t=three"]})
+    stdout = inline(*CPU, "--experiment_config", name, "trainer.train").stdout
+    assert len(stdout.splitlines()) == 2
+    assert [arguments(job) for job in jobs(stdout)] == [
+        ["--prompt", "one\ntwo"],
+        ["--prompt", "it's \t=three"],
+    ]
+
+
 def test_one_job_is_printed_as_it_would_be_run(project: Path, inline: Inline) -> None:
     ended = inline(*CPU, "trainer.train")
     assert (ended.returncode, ended.stderr) == (0, f"1 job; {NOTHING}")

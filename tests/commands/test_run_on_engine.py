@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from caliban.docker.engine import Engine
-from tests.commands.conftest import Start, kept_output
+from tests.commands.conftest import Start, kept_output, wait_for
 from tests.conftest import Caliban
 
 RUN = ("run", "--nogpu")
@@ -75,6 +75,17 @@ def test_a_failing_job_does_not_stop_the_others_and_the_summary_names_it(
     assert kept_output(home)[rows[1]["uid"]] == "too bad\n"
     modes = {log.stat().st_mode & 0o777 for log in home.glob(".caliban/logs/*")}
     assert modes == {0o600}
+
+
+def test_one_command_shows_what_several_failed_jobs_have_printed(
+    caliban: Caliban, experiments: Write
+) -> None:
+    name = experiments({"complain": "too bad", "exit": [7, 8]})
+    done = caliban(*RUN, "--experiment_config", name, "--xgroup", "bad", "trainer.job")
+    assert done.returncode == 1
+    assert "its output:" not in done.stderr
+    assert "'caliban logs --xgroup bad --failed' shows what those have printed." in done.stderr
+    assert caliban("logs", "--xgroup", "bad", "--failed").stdout == "too bad\ntoo bad\n"
 
 
 @pytest.mark.parametrize(
@@ -312,20 +323,21 @@ def test_resume_asks_for_a_secret_that_it_does_not_have(caliban: Caliban, sweep:
 
 
 def test_jobs_run_side_by_side_and_each_line_says_whose_it_is(
-    caliban: Caliban, experiments: Write, engine: Engine
+    caliban: Caliban, start: Start, experiments: Write, engine: Engine, home: Path
 ) -> None:
-    name = experiments({"say": ["a", "b", "c", "d"], "sleep": 3})
-    caliban("build", "--nogpu", "trainer.job")
-    flags = ("--jobs", "4", "--verbose", "--experiment_config", name)
-    done = caliban(*RUN, *flags, "trainer.job")
-    assert done.returncode == 0, done.stderr
-    first, second, *_ = sorted(jobs(caliban), key=lambda job: str(job["started"]))
-    assert str(second["started"]) < str(first["finished"])
+    name = experiments({"say": ["a", "b", "c", "d"], "pause": True})
+    child = start(*RUN, "--jobs", "4", "--verbose", "--experiment_config", name, "trainer.job")
+    # None ends before all have begun.
+    wait_for(lambda: sorted(kept_output(home).values()) == ["a\n", "b\n", "c\n", "d\n"], 120)
+    for row in jobs(caliban):
+        engine.client.kill(f"caliban-{row['uid']}", "SIGUSR1")
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 0, stderr
     rows = jobs(caliban)
-    lines = done.stderr.splitlines()
+    lines = stderr.splitlines()
     for row in rows:
         assert f"[{row['job']}] {row['params']['say']}" in lines
-        assert f"job {row['job']} started: --say {row['params']['say']} --sleep 3" in lines
+        assert f"job {row['job']} started: --say {row['params']['say']} --pause" in lines
     spans = [(row["started"], row["finished"]) for row in rows]
     assert max(started for started, _ in spans) < min(finished for _, finished in spans)
     assert lines[-1] == "4 jobs: 4 SUCCEEDED"

@@ -47,7 +47,7 @@ JOB = Job(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--pinned",), "--pinned needs an image: --image_id IMAGE, or --job ID"),
+        (("--pinned",), "--pinned needs an image: --image_id IMAGE, or --job JOB"),
         (("--image_id", "x", "--job", "1"), "--image_id and --job both name an image"),
         (("--job", "7"), "tester has no job 7"),
         (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -16,6 +15,8 @@ from typing import NoReturn
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
+
+from tests.ports import free_port
 
 # Read before the tests' environment is emptied of everything of caliban's.
 _GIVEN = os.environ.get("CALIBAN_TEST_POSTGRESQL_URL", "")
@@ -64,8 +65,7 @@ def server() -> Iterator[str]:
 
     try:
         call("initdb", "-U", "caliban", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         options = (
             f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         )

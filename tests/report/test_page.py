@@ -94,6 +94,14 @@ def test_runs_that_failed_are_hollow_and_not_among_the_medians(
     assert "Runs that did not succeed are hollow." in visit.page.content()
 
 
+@pytest.mark.parametrize(("number", "jobs"), [(1, "1 job"), (2, "2 jobs")])
+def test_jobs_of_which_nothing_is_recorded_are_counted(home: Path, number: int, jobs: str) -> None:
+    with HistoryStore.open() as store:
+        sweeps.record(store, "sweep", number)
+        found = facts.find("sweep", store.group_jobs("tester", "sweep", 1))
+    assert f"Of {jobs} it is not recorded what exactly ran" in page.render(found, {})
+
+
 def test_the_table_is_sorted_by_any_column(report: Path, browser: Browser) -> None:
     visit = browser.visit(report.as_uri())
     table = visit.page.locator("#jobs")
@@ -166,6 +174,22 @@ def test_on_a_narrow_screen_the_page_is_no_wider_than_it(report: Path, browser: 
     visit.page.wait_for_selector("#against .main-svg")
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 380
     assert visit.page.evaluate("document.querySelector('#against').scrollWidth") <= 380
+
+
+def test_on_paper_it_says_how_many_jobs_are_not_on_it(report: Path, browser: Browser) -> None:
+    page = browser.visit(report.as_uri(), width=720).page
+    page.emulate_media(media="print")
+    assert page.locator("#shown").inner_text() == "25 of 200 are shown"
+    assert page.locator("#shown").is_visible()
+    for control in ("input", "select", "#more"):
+        assert not page.locator(control).is_visible()
+    page.emulate_media(media="screen")
+    page.get_by_role("button", name="show more").click()
+    page.emulate_media(media="print")
+    # A head that is repeated on each page has words in it, but no buttons.
+    assert page.locator("#jobs th button").first.evaluate("e => getComputedStyle(e).display") == (
+        "contents"
+    )
 
 
 def test_what_jobs_are_called_say_and_print_is_text(hostile: Path, browser: Browser) -> None:
