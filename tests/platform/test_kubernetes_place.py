@@ -218,6 +218,13 @@ class TestAKubeconfig:
             kubeconfig.configuration(place)
         assert "hush" not in f"{caught.value.message} {caught.value.hint}"
 
+    def test_whose_user_acts_as_somebody_else_is_refused(self, tmp_path: Path) -> None:
+        # The client would pass over it, and jobs would be the user's own.
+        place = of_user(tmp_path / "k", {"token": "t", "as": "robot", "as-groups": ["bots"]})
+        with pytest.raises(CalibanError, match="acts as robot, which") as caught:
+            kubeconfig.configuration(place)
+        assert "Name a context" in caught.value.hint
+
 
 def program(command: str, *args: str) -> dict[str, Any]:
     """A user whose credentials a program makes."""

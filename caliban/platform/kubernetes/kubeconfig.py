@@ -90,6 +90,12 @@ def configuration(place: Place) -> Configuration:
                 problem = f"{file} has no context '{place.cluster}' any more"
                 hint = f"There are: {', '.join(there) or 'none'}."
         raise CalibanError(problem, hint) from None
+    if as_whom := _impersonated(place.cluster, _read(_split(file))):
+        raise CalibanError(
+            f"the context '{place.cluster}' of {file} acts as {as_whom}, which caliban can't: jobs "
+            "would be those of somebody else",
+            "Name a context whose user has credentials of its own, without 'as' and 'as-groups'.",
+        )
     url = urlsplit(found.host)
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
         raise CalibanError(
@@ -162,6 +168,13 @@ def _contexts(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _impersonated(context: str, content: Mapping[str, Any]) -> str:
+    """As whom the user of a context acts; "" for itself. The client passes over this."""
+    user = content["users"].get(str(_contexts(content).get(context, {}).get("user")), {})
+    said = {key: value for key, value in user.items() if re.match(r"as(-|$)", str(key))}
+    return str(said.get("as", "")) or ", ".join(map(str, said))
+
+
 def _usual() -> Path:
     return home.expand(_USUAL)
 
@@ -175,10 +188,13 @@ def _split(named: str) -> list[Path]:
 
 
 def _read(files: list[Path]) -> dict[str, Any]:
-    """The contexts of kubeconfigs, and the current one: of several, the first that says it."""
+    """The contexts and users of kubeconfigs, and the current context.
+
+    Of several files, the first that says something of one counts.
+    """
     import yaml
 
-    found: dict[str, Any] = {"contexts": [], "current-context": ""}
+    found: dict[str, Any] = {"contexts": [], "current-context": "", "users": {}}
     there = [file for file in files if file.exists()]
     if not there:
         raise UsageError(
@@ -193,12 +209,17 @@ def _read(files: list[Path]) -> dict[str, Any]:
                 {**each, "context": {**(each.get("context") or {})}}
                 for each in content.get("contexts") or ()
             ]
+            users = {
+                str(each.get("name")): {**(each.get("user") or {})}
+                for each in content.get("users") or ()
+            }
         except (OSError, ValueError, yaml.YAMLError) as error:
             said = str(error).splitlines()[0]
             raise UsageError(f"{file} can't be read as a kubeconfig: {said}") from None
         except (AttributeError, TypeError):
             raise UsageError(f"{file} is no kubeconfig, or not all of one") from None
         found["contexts"] += contexts
+        found["users"] = {**users, **found["users"]}
         current = str(content.get("current-context") or "")
         found["current-context"] = found["current-context"] or current
     return found
