@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import playwright.sync_api as playwright
-from playwright.sync_api import BrowserContext, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 # How long something may take on a busy machine, in seconds.
 _PATIENCE = 120
@@ -19,6 +19,12 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def program() -> str | None:
     """Where Chromium is, if it is on PATH."""
     return next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+def _answer(question: Locator) -> None:
+    """Takes what a question proposes; the test's output has its text, if the test fails."""
+    print(question.inner_text())
+    question.locator(".jp-mod-accept").click()
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,9 @@ class Browser:
         page = self._page()
         page.goto(url)
         page = self._new_notebook(page)
+        # What a slow server makes JupyterLab ask, besides the name that it asks for at the end.
+        question = page.locator(".jp-Dialog", has_not_text="Rename")
+        page.add_locator_handler(question, _answer)
         page.locator(".jp-CodeCell .cm-content").first.click()
         page.keyboard.insert_text(code)
         self._execute(page)
